@@ -1,0 +1,20 @@
+/*
+ * The clock that deadlines and durations are reckoned in.
+ */
+#ifndef KAISO_BASE_CLOCK_H
+#define KAISO_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+/* Milliseconds since some moment in the past; never goes back
+ * (CLOCK_MONOTONIC, clock_gettime(2)). Answered by the vDSO, no system call. */
+static inline uint64_t clock_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+#endif

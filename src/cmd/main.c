@@ -1,0 +1,105 @@
+/*
+ * The program: finds the command by its name and runs it.
+ *
+ * A first word that holds a colon is an address to listen on: `kaiso ADDR:PORT` is `kaiso serve ADDR:PORT`.
+ * Called by one of its other names (kaiso-expose and so on), the name is the command.
+ */
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "base/macros.h"
+#include "cmd/cmd.h"
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *summary;
+};
+
+static const struct command commands[] = {
+	{ "serve", cmd_serve, "run a router: many services on one port" },
+	{ "check", cmd_check, "find everything wrong in a services directory" },
+};
+
+/* Names that the program also goes by; the commands behind them are parts of later versions. */
+static const char *const link_names[] = { "kaiso-expose", "kaiso-inject", "kaiso-passfd" };
+
+static void print_usage(FILE *stream)
+{
+	fputs("Usage: kaiso COMMAND [OPTIONS] ...\n"
+	      "       kaiso ADDR:PORT          the same as `kaiso serve ADDR:PORT`\n"
+	      "\n"
+	      "Many services behind one port: a client sends an empty line and gets the list of\n"
+	      "services, or a line with a service's path and is connected to it. Services are\n"
+	      "UNIX sockets, or small description files, in a services directory.\n"
+	      "\n"
+	      "Commands:\n",
+	      stream);
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].summary);
+	fputs("\n"
+	      "  kaiso COMMAND --help tells more about each.\n"
+	      "  kaiso --version prints the version.\n",
+	      stream);
+}
+
+static int run_named(const char *name, int argc, char **argv)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(name, commands[i].name) == 0)
+			return commands[i].run(argc, argv);
+	}
+	if (name[0] == '-')
+		fprintf(stderr, "kaiso: unknown option '%s'; options follow a command, see `kaiso --help`\n",
+			name);
+	else
+		fprintf(stderr, "kaiso: unknown command '%s'; `kaiso --help` lists the commands\n", name);
+	return EXIT_USAGE;
+}
+
+static int run_link(const char *name)
+{
+	fprintf(stderr, "kaiso: %s is not part of version %s\n", name, KAISO_VERSION);
+	return EXIT_RUNTIME;
+}
+
+static int run(int argc, char **argv)
+{
+	const char *program = argc > 0 ? basename(argv[0]) : "kaiso";
+
+	for (size_t i = 0; i < ARRAY_SIZE(link_names); i++) {
+		if (strcmp(program, link_names[i]) == 0)
+			return run_link(program);
+	}
+	if (argc < 2) {
+		print_usage(stderr);
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+		print_usage(stdout);
+		return 0;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		puts("kaiso " KAISO_VERSION);
+		return 0;
+	}
+	if (argv[1][0] != '-' && strchr(argv[1], ':'))
+		return cmd_serve(argc, argv);
+	return run_named(argv[1], argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	int status;
+
+	fd_fill_standard_streams();
+	status = run(argc, argv);
+	/* Output that did not reach its reader (a full disk) is a failure. A reader that left early is not told. */
+	if (fflush(stdout) != 0 && status == 0) {
+		perror("kaiso: cannot write to standard output");
+		status = EXIT_RUNTIME;
+	}
+	return status;
+}

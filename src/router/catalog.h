@@ -1,0 +1,107 @@
+/*
+ * The catalog: from a path to the service behind it, asked of the file system
+ * at every request.
+ *
+ * One a thread. It remembers services that were asked for, so that a
+ * description is not read and parsed again while its file is unchanged, and a session costs only a
+ * reference to its service. What is remembered is bounded, and never trusted without a look: a socket is
+ * connected by its path each time, and a description's file is compared (stat(2)) before its content is used.
+ */
+#ifndef KAISO_ROUTER_CATALOG_H
+#define KAISO_ROUTER_CATALOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "base/list.h"
+#include "net/addr.h"
+#include "net/loop.h"
+#include "proto/description.h"
+#include "router/handover.h"
+
+#define CATALOG_BUCKETS 1024
+#define CATALOG_UNUSED_MAX 1024 /* services without a session that are remembered */
+
+enum service_kind {
+	SERVICE_UNKNOWN, /* nothing usable lies there; only named in logs */
+	SERVICE_SOCKET,  /* a UNIX socket at the path itself */
+	SERVICE_UNIX,    /* a description: SOCKET */
+	SERVICE_TCP,     /* HOST:PORT */
+	SERVICE_KAISO,   /* HOST:PORT SERVICE */
+	SERVICE_PASSFD,  /* SOCKET passfd, SOCKET passfd:PORT */
+};
+
+/* What tells whether a description's file is still the one that was read. */
+struct service_stamp {
+	uint64_t device;
+	uint64_t inode;
+	int64_t size;
+	struct timespec modified;
+	struct timespec changed;
+};
+
+/* Immutable but for references and receiver. The texts live as long as the service. */
+struct service {
+	struct catalog *catalog;
+	struct service *next; /* in its bucket */
+	struct list unused;   /* in the catalog's list while references is 0 */
+	struct loop_task free_task;
+	unsigned references;
+	bool is_remembered; /* in its bucket */
+	bool is_settled;    /* its file was not being changed when it was read: the stamp can be trusted */
+	enum service_kind kind;
+	uint16_t port;       /* TCP, KAISO */
+	union addr address;  /* TCP, KAISO with a numeric host; else its family is AF_UNSPEC */
+	uint16_t knock_port; /* PASSFD, 0 for none */
+	uint64_t hash;       /* of the path */
+	struct service_stamp stamp;
+	struct receiver receiver; /* PASSFD */
+	size_t path_length;
+	const char *path;        /* as the client says it; all texts are terminated */
+	const char *socket_path; /* SOCKET, UNIX, PASSFD: to be connected */
+	const char *host;        /* TCP, KAISO */
+	const char *remote;      /* KAISO: the path to ask for there */
+	const char *target;      /* for logs: "unix" for SOCKET, else the description's first line */
+	char text[];
+};
+
+struct catalog {
+	struct loop *loop;
+	const char *services; /* borrowed */
+	struct service *buckets[CATALOG_BUCKETS];
+	struct list unused; /* oldest first */
+	size_t unused_count;
+	char *buffer; /* for reading descriptions and building paths */
+};
+
+/* services is borrowed for the catalog's life. 0 or -ENOMEM. */
+int catalog_init(struct catalog *catalog, struct loop *loop, const char *services);
+
+/* No service may be referenced any more. What it frees is freed by loop_run_out(). */
+void catalog_deinit(struct catalog *catalog);
+
+/*
+ * Finds the service at a path that path_check() accepts, and connects to it where that is the way to
+ * look. *service gets a reference (SERVICE_UNKNOWN on errors; NULL when out of memory). Returns
+ *   0                       found. *connection: for SOCKET and UNIX what dial_unix() said, a descriptor (the caller's)
+ *                           or a negative errno; -1 and meaningless for the others
+ *   -ENOENT                 nothing there, or nothing that is a service
+ *   -EINVAL                 an invalid description: *error says why
+ *   another negative errno  it cannot be looked at: -EACCES, -EMFILE, -ENOMEM, -EIO...
+ * Blocks only on the file system.
+ */
+int catalog_open(struct catalog *catalog, const char *path, size_t length, struct service **service,
+		 int *connection, struct description_error *error);
+
+/* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out of memory. */
+struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length);
+
+/* service->hash of a path. */
+uint64_t catalog_path_hash(const char *path, size_t length);
+
+/* Gives a reference back; NULL is allowed. */
+void service_unref(struct service *service);
+
+#endif

@@ -1,0 +1,266 @@
+/*
+ * Theory of operation: everything is made before the first client is accepted,
+ * so that a start either succeeds whole or fails with one line. Signals come as
+ * events of the first worker. The first TERM or INT has all workers accept
+ * nobody any more and let their sessions end; the last one to have none left says so through
+ * an eventfd, and then, or at a second signal, all are stopped.
+ */
+#include "router/server.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "base/notify.h"
+#include "router/worker.h"
+
+/* Listeners, standard streams, and each thread's own: epoll, eventfd, spare, DNS, a receiver or two. */
+#define DESCRIPTORS_BASE 24
+#define DESCRIPTORS_PER_THREAD 8
+#define SESSIONS_DEFAULT_MAX 32768
+#define SESSIONS_DEFAULT_MIN 4
+
+struct server {
+	struct worker_shared shared;
+	struct worker *workers;
+	unsigned count;   /* of workers that are made */
+	unsigned running; /* of threads that run, the calling one not counted */
+	bool is_draining;
+	struct loop_watch signals;
+	struct loop_watch idle;
+};
+
+uint64_t server_default_sessions(uint64_t descriptors, unsigned threads, unsigned max_pipes)
+{
+	uint64_t reserved =
+		DESCRIPTORS_BASE + (uint64_t)threads * (DESCRIPTORS_PER_THREAD + 2 * (uint64_t)max_pipes);
+	uint64_t sessions = descriptors > reserved ? (descriptors - reserved) / 2 : 0;
+
+	return MAX(MIN(sessions, (uint64_t)SESSIONS_DEFAULT_MAX), (uint64_t)SESSIONS_DEFAULT_MIN);
+}
+
+/* ---- signals ---------------------------------------------------------------------------------------- */
+
+static void server_stop(struct server *server)
+{
+	for (unsigned i = 0; i < server->count; i++)
+		worker_stop(&server->workers[i]);
+}
+
+static void server_drain(struct server *server)
+{
+	struct log_line line;
+
+	log_begin(&line, LOG_LEVEL_INFO, "draining");
+	log_add_number(&line, "sessions", server->shared.limits.sessions);
+	log_end(&line);
+	notify_send("STOPPING=1");
+	server->is_draining = true;
+	for (unsigned i = 0; i < server->count; i++)
+		worker_drain(&server->workers[i]);
+	listen_set_shut(server->shared.listeners);
+}
+
+static void server_on_signal(struct loop_watch *watch, uint32_t events)
+{
+	struct server *server = CONTAINER_OF(watch, struct server, signals);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGHUP)
+		log_message(LOG_LEVEL_INFO,
+			    "nothing to reload: the services directory is read at every request");
+	else if (server->is_draining)
+		server_stop(server);
+	else
+		server_drain(server);
+}
+
+static void server_on_idle(struct loop_watch *watch, uint32_t events)
+{
+	(void)events;
+	server_stop(CONTAINER_OF(watch, struct server, idle));
+}
+
+/* Before any thread is made, so that all inherit the mask. */
+static int server_take_signals(struct server *server)
+{
+	sigset_t taken;
+	int r;
+
+	sigemptyset(&taken);
+	sigaddset(&taken, SIGTERM);
+	sigaddset(&taken, SIGINT);
+	sigaddset(&taken, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	r = pthread_sigmask(SIG_BLOCK, &taken, NULL);
+	if (r != 0)
+		return -r;
+	server->signals.fd = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+	server->idle.fd = server->shared.idle_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return server->signals.fd < 0 || server->idle.fd < 0 ? -errno : 0;
+}
+
+/* ---- start and end ------------------------------------------------------------------------------------ */
+
+static void *worker_main(void *argument)
+{
+	struct worker *worker = argument;
+	int r = loop_run(&worker->loop);
+
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "a thread's event loop failed: %s", strerror(-r));
+	return NULL;
+}
+
+static int server_make_workers(struct server *server)
+{
+	const struct router_options *options = server->shared.options;
+	int r = 0;
+
+	server->workers = calloc(options->threads, sizeof(*server->workers));
+	if (!server->workers)
+		return -ENOMEM;
+	while (r == 0 && server->count < options->threads) {
+		r = worker_init(&server->workers[server->count], &server->shared);
+		if (r == 0)
+			r = worker_listen(&server->workers[server->count++]);
+	}
+	if (r == 0)
+		r = loop_watch(&server->workers[0].loop, &server->signals, EPOLLIN);
+	if (r == 0)
+		r = loop_watch(&server->workers[0].loop, &server->idle, EPOLLIN);
+	return r;
+}
+
+static int server_start_threads(struct server *server)
+{
+	server->shared.busy_workers = server->count;
+	while (server->running + 1 < server->count) {
+		struct worker *worker = &server->workers[server->running + 1];
+		int r = pthread_create(&worker->thread, NULL, worker_main, worker);
+
+		if (r != 0)
+			return -r;
+		server->running++;
+	}
+	return 0;
+}
+
+static int server_init(struct server *server, const struct router_options *options,
+		       struct listen_set *listeners)
+{
+	struct limits *limits = &server->shared.limits;
+	int r;
+
+	server->shared.options = options;
+	server->shared.listeners = listeners;
+	server->signals = (struct loop_watch){ .on_events = server_on_signal, .fd = -1 };
+	server->idle = (struct loop_watch){ .on_events = server_on_idle, .fd = -1 };
+	limits_init(limits);
+	limits->sessions_max = options->max_sessions;
+	limits->sessions_per_address_max = options->max_sessions_per_address;
+	limits->requests_per_second_per_address = options->max_requests_per_second;
+	limits->lists_max = options->max_lists;
+	chains_init(&server->shared.chains);
+	r = server_take_signals(server);
+	if (r < 0)
+		return r;
+	server->shared.lister = lister_new(options->services);
+	if (!server->shared.lister)
+		return -errno;
+	r = server_make_workers(server);
+	return r < 0 ? r : server_start_threads(server);
+}
+
+/* Has all threads end; what they counted can be read then. */
+static void server_join(struct server *server)
+{
+	server_stop(server);
+	for (unsigned i = 1; i <= server->running; i++)
+		pthread_join(server->workers[i].thread, NULL);
+}
+
+/* The lister goes first: it still answers what it has, into the workers' mailboxes. */
+static void server_free(struct server *server)
+{
+	if (server->shared.lister)
+		lister_free(server->shared.lister);
+	for (unsigned i = 0; i < server->count; i++)
+		worker_deinit(&server->workers[i]);
+	free(server->workers);
+	cleanup_close(&server->signals.fd);
+	cleanup_close(&server->idle.fd);
+	chains_deinit(&server->shared.chains);
+	limits_deinit(&server->shared.limits);
+	free(server);
+}
+
+static void server_log_ready(const struct server *server)
+{
+	const struct listen_set *listeners = server->shared.listeners;
+	static char texts[LISTEN_MAX][LISTEN_TEXT_SIZE];
+	const char *addresses[LISTEN_MAX];
+	struct log_line line;
+
+	for (size_t i = 0; i < listeners->count; i++)
+		addresses[i] = listen_format(&listeners->listeners[i], texts[i]);
+	log_begin(&line, LOG_LEVEL_INFO, "ready");
+	log_add_list(&line, "listen", addresses, listeners->count);
+	log_add_string(&line, "services", server->shared.options->services);
+	log_add_number(&line, "threads", server->count);
+	log_add_number(&line, "max-sessions", server->shared.options->max_sessions);
+	log_add_string(&line, "version", KAISO_VERSION);
+	log_end(&line);
+}
+
+static void server_log_stopped(const struct server *server)
+{
+	struct log_line line;
+	uint64_t refused = 0;
+
+	log_begin(&line, LOG_LEVEL_INFO, "stopped");
+	for (unsigned i = 0; i < server->count; i++)
+		refused += server->workers[i].refused_count;
+	log_add_number(&line, "refused", refused);
+	for (unsigned reason = 0; reason < SESSION_REASON_COUNT; reason++) {
+		uint64_t sessions = 0;
+
+		for (unsigned i = 0; i < server->count; i++)
+			sessions += server->workers[i].reason_counts[reason];
+		if (sessions > 0)
+			log_add_number(&line, session_reason_name((enum session_reason)reason), sessions);
+	}
+	log_end(&line);
+}
+
+int server_run(const struct router_options *options, struct listen_set *listeners)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	int r;
+
+	if (!server) {
+		log_message(LOG_LEVEL_ERROR, "cannot start: %s", strerror(ENOMEM));
+		return 1;
+	}
+	r = server_init(server, options, listeners);
+	if (r < 0) {
+		log_message(LOG_LEVEL_ERROR, "cannot start: %s", strerror(-r));
+	} else {
+		server_log_ready(server);
+		notify_send("READY=1");
+		r = loop_run(&server->workers[0].loop);
+		if (r < 0)
+			log_message(LOG_LEVEL_ERROR, "the event loop failed: %s", strerror(-r));
+	}
+	server_join(server);
+	if (r == 0)
+		server_log_stopped(server);
+	server_free(server);
+	return r < 0 ? 1 : 0;
+}

@@ -1,0 +1,1055 @@
+/*
+ * Theory of operation: every event of a session (client, backend, timer, dial,
+ * list) notes what happened and calls session_run(), which calls the function of
+ * the state again and again until one has to wait. A state's function does what can be done now and says
+ * STEP_WAIT or STEP_NEXT. After that, session_interest() tells what is to be watched.
+ *
+ * The client's bytes stay in the kernel until they are needed: the request line is looked at with
+ * MSG_PEEK, and exactly the line is taken. What stands behind it is relayed, or
+ * goes along with the socket. So a session in REQUEST needs no buffer.
+ *
+ * Words of our own that have to precede a stream ("+" to the client, the path to the next router) are put
+ * into the relay as if its source had sent them: relay_way_preload().
+ */
+#include "router/session.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "net/dial.h"
+#include "proto/path.h"
+#include "proto/reply.h"
+#include "proto/request.h"
+#include "router/worker.h"
+
+#define CLIENT_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define BACKEND_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define HANDOVER_RETRY_MS 2
+#define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
+#define DISCARD_MAX (256u << 10)
+
+/* An idle session costs this and two descriptors. */
+static_assert(sizeof(struct session) <= 208, "a session has grown");
+
+enum step { STEP_WAIT, STEP_NEXT };
+
+/* An answer on its way to the client: waited for, then sent piece by piece. Outlives its session while
+ * the lister has the wish. */
+struct session_reply {
+	struct worker *worker;
+	struct session *session; /* NULL: ended meanwhile */
+	const char *bytes;       /* NULL: the lister is at it */
+	size_t length;
+	size_t sent;
+	bool is_list;             /* counted by limits_begin_list() */
+	struct listing_wish wish; /* its text holds the bytes of a list */
+	char storage[];           /* the wish's directory, or the bytes of a short answer */
+};
+
+static enum step session_refuse(struct session *session, enum session_reason reason);
+static void session_on_dialled(struct dial *dial, int result);
+
+/* ---- REQUEST -------------------------------------------------------------------------------------- */
+
+static void session_enter(struct session *session, enum session_state state)
+{
+	session->state = state;
+}
+
+/* 0 means none. Without memory for the deadline the session cannot go on safely. */
+static enum step session_set_deadline(struct session *session, uint64_t timeout_ms)
+{
+	struct loop *loop = &session->worker->loop;
+
+	if (timeout_ms == 0)
+		loop_timer_cancel(loop, &session->timer);
+	else if (loop_timer_set(loop, &session->timer, loop->now_ms + timeout_ms) != 0)
+		session_end(session, SESSION_NO_MEMORY);
+	return STEP_WAIT;
+}
+
+/* Takes exactly the line away from the socket. It was seen there, so it comes whole. */
+static bool session_consume(struct session *session, size_t length)
+{
+	char *sink = session->worker->pool.buffer;
+
+	return recv(session->client.fd, sink, length, MSG_DONTWAIT) == (ssize_t)length;
+}
+
+static enum step session_take_request(struct session *session, const struct request *request);
+
+static enum step on_request(struct session *session)
+{
+	struct worker *worker = session->worker;
+	struct request request;
+	ssize_t peeked;
+
+	if (worker->is_draining)
+		return session_refuse(session, SESSION_SHUTDOWN);
+	if (!session->up.is_readable)
+		return STEP_WAIT;
+	peeked = recv(session->client.fd, worker->request, sizeof(worker->request), MSG_PEEK | MSG_DONTWAIT);
+	if (peeked < 0 && (errno == EAGAIN || errno == EINTR)) {
+		session->up.is_readable = errno == EINTR;
+		return session->up.is_readable ? STEP_NEXT : STEP_WAIT;
+	}
+	if (peeked < 0)
+		return session_refuse(session, SESSION_CLIENT_RESET);
+	request = request_parse(worker->request, (size_t)peeked, worker->shared->options->has_verbs);
+	if (request.kind == REQUEST_TOO_LONG)
+		return session_refuse(session, SESSION_LINE_TOO_LONG);
+	if (request.kind == REQUEST_INCOMPLETE) {
+		session->up.is_readable = false;
+		if (peeked == 0 || session->up.has_hung_up)
+			return session_refuse(session, session->has_listed && peeked == 0 ?
+							       SESSION_LISTED :
+							       SESSION_CLIENT_CLOSED);
+		return STEP_WAIT;
+	}
+	if (!session_consume(session, request.line_length))
+		return session_refuse(session, SESSION_CLIENT_RESET);
+	return session_take_request(session, &request);
+}
+
+static enum step session_answer(struct session *session, const char *bytes, size_t length);
+static enum step session_want_list(struct session *session, const struct request *request);
+
+/* Names the service that was asked for in vain. */
+static enum step session_refuse_path(struct session *session, const struct request *request)
+{
+	session->service = catalog_unknown(&session->worker->catalog, request->path, request->path_length);
+	return session_refuse(session, SESSION_NOT_FOUND);
+}
+
+static enum step on_lookup(struct session *session, const char *path, size_t length);
+
+static enum step session_take_request(struct session *session, const struct request *request)
+{
+	struct worker *worker = session->worker;
+
+	if (limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) != LIMIT_NONE) {
+		session->wants_verdict = request->kind == REQUEST_VERB_OPEN;
+		worker_log_limit(worker, &session->peer, LIMIT_ADDRESS_REQUESTS);
+		return session_refuse(session, SESSION_LIMIT);
+	}
+	switch (request->kind) {
+	case REQUEST_LIST:
+	case REQUEST_VERB_LIST:
+		return session_want_list(session, request);
+	case REQUEST_VERB_VERSION:
+		return session_answer(session, "kaiso " KAISO_VERSION "\r\n",
+				      strlen("kaiso " KAISO_VERSION "\r\n"));
+	case REQUEST_VERB_OPEN:
+		session->wants_verdict = true;
+		return on_lookup(session, request->path, request->path_length);
+	case REQUEST_OPEN:
+		return on_lookup(session, request->path, request->path_length);
+	case REQUEST_VERB_REFUSED:
+		session->wants_verdict = true;
+		return session_refuse_path(session, request);
+	case REQUEST_REFUSED:
+	case REQUEST_VERB_UNKNOWN:
+		return session_refuse_path(session, request);
+	case REQUEST_INCOMPLETE:
+	case REQUEST_TOO_LONG:
+		break;
+	}
+	return STEP_WAIT;
+}
+
+/* ---- REPLY ---------------------------------------------------------------------------------------- */
+
+static void reply_free(struct session_reply *reply)
+{
+	if (reply->is_list)
+		limits_end_list(&reply->worker->shared->limits);
+	listing_text_unref(reply->wish.text);
+	free(reply);
+}
+
+/* Has a reply that is not finished be forgotten; one that the lister has is freed when it comes back. */
+static void reply_drop(struct session_reply *reply)
+{
+	reply->session = NULL;
+	if (reply->bytes)
+		reply_free(reply);
+}
+
+/* stored goes along with it. NULL when out of memory. */
+static struct session_reply *reply_new(struct session *session, const char *stored, size_t length)
+{
+	struct session_reply *reply = calloc(1, sizeof(*reply) + length + 1);
+
+	if (!reply)
+		return NULL;
+	reply->worker = session->worker;
+	reply->session = session;
+	memcpy(reply->storage, stored, length);
+	list_init(&reply->wish.link);
+	return reply;
+}
+
+static enum step session_enter_reply(struct session *session, struct session_reply *reply)
+{
+	session->reply = reply;
+	session_enter(session, SESSION_REPLY);
+	return STEP_NEXT;
+}
+
+/* A short answer of our own. */
+static enum step session_answer(struct session *session, const char *bytes, size_t length)
+{
+	struct session_reply *reply = reply_new(session, bytes, length);
+
+	if (!reply) {
+		session_end(session, SESSION_NO_MEMORY);
+		return STEP_WAIT;
+	}
+	reply->bytes = reply->storage;
+	reply->length = length;
+	return session_enter_reply(session, reply);
+}
+
+static void wish_on_done(struct listing_wish *wish)
+{
+	worker_post(CONTAINER_OF(wish, struct session_reply, wish)->worker, wish);
+}
+
+static enum step session_want_list(struct session *session, const struct request *request)
+{
+	struct worker *worker = session->worker;
+	struct session_reply *reply;
+
+	if (limits_begin_list(&worker->shared->limits) != LIMIT_NONE) {
+		worker_log_limit(worker, &session->peer, LIMIT_LISTS);
+		return session_refuse(session, SESSION_LIMIT);
+	}
+	reply = reply_new(session, request->path, request->path_length);
+	if (!reply) {
+		limits_end_list(&worker->shared->limits);
+		return session_refuse(session, SESSION_NO_MEMORY);
+	}
+	reply->is_list = true;
+	reply->wish.on_done = wish_on_done;
+	reply->wish.is_detailed = request->kind == REQUEST_VERB_LIST;
+	reply->wish.directory_length = request->path_length;
+	reply->wish.directory = reply->storage;
+	lister_submit(worker->shared->lister, &reply->wish);
+	return session_enter_reply(session, reply);
+}
+
+/* The reply is out, or there is none to give: back to the next request, or to the end. */
+static enum step session_leave_reply(struct session *session)
+{
+	reply_drop(STEAL_PTR(session->reply));
+	if (session->refusal) {
+		session_end(session, (enum session_reason)session->refusal);
+		return STEP_WAIT;
+	}
+	session_enter(session, SESSION_REQUEST);
+	session->up.is_readable = true;
+	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
+	return STEP_NEXT;
+}
+
+static enum step on_reply(struct session *session)
+{
+	struct session_reply *reply = session->reply;
+	ssize_t sent;
+
+	if (!reply->bytes || session->down.is_blocked)
+		return STEP_WAIT;
+	sent = send(session->client.fd, reply->bytes + reply->sent, reply->length - reply->sent,
+		    MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (sent < 0 && errno == EINTR)
+		return STEP_NEXT;
+	if (sent < 0 && errno == EAGAIN) {
+		session->down.is_blocked = true;
+		return STEP_WAIT;
+	}
+	if (sent < 0) {
+		session_end(session, SESSION_CLIENT_RESET);
+		return STEP_WAIT;
+	}
+	reply->sent += (size_t)sent;
+	if (reply->sent == reply->length)
+		return session_leave_reply(session);
+	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
+	return STEP_NEXT;
+}
+
+/* ---- LOOKUP --------------------------------------------------------------------------------------- */
+
+static enum session_reason reason_from_errno(int error)
+{
+	switch (-error) {
+	case ENOENT:
+	case ENOTDIR:
+		return SESSION_NOT_FOUND;
+	case EINVAL:
+		return SESSION_INVALID;
+	case ETIMEDOUT:
+		return SESSION_CONNECT_TIMEOUT;
+	case EMFILE:
+	case ENFILE:
+		return SESSION_LIMIT;
+	case ENOMEM:
+		return SESSION_NO_MEMORY;
+	default:
+		return SESSION_UNAVAILABLE;
+	}
+}
+
+static void session_log_invalid(struct session *session, const struct description_error *error)
+{
+	static struct log_limiter limiter;
+	struct log_line line;
+	uint32_t suppressed;
+
+	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "invalid description");
+	log_add_string(&line, "file", session->service->socket_path);
+	if (error->line > 0)
+		log_add_number(&line, "line", error->line);
+	log_add_string(&line, "reason", error->reason);
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
+	log_end(&line);
+}
+
+/* A service that is there but does not answer: say why, the session's own line has only a word for it. */
+static void session_log_failure(struct session *session, int error)
+{
+	static struct log_limiter limiter;
+	struct log_line line;
+	uint32_t suppressed;
+
+	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "cannot connect to the service");
+	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
+	log_add_string(&line, "target", session->service->target);
+	log_add_string(&line, "error", strerror(-error));
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
+	log_end(&line);
+}
+
+static enum step session_fail(struct session *session, int error)
+{
+	session_log_failure(session, error);
+	/* A name without an address is no missing service: the service stands in the directory. */
+	return session_refuse(session, error == -ENOENT ? SESSION_UNAVAILABLE : reason_from_errno(error));
+}
+
+static enum step session_begin_unix(struct session *session, int connection);
+static enum step session_dial_host(struct session *session);
+static enum step session_enter_handover(struct session *session);
+
+static enum step on_lookup(struct session *session, const char *path, size_t length)
+{
+	struct worker *worker = session->worker;
+	struct description_error error;
+	int connection, r;
+
+	session_enter(session, SESSION_LOOKUP);
+	loop_timer_cancel(&worker->loop, &session->timer);
+	if (chains_is_loop(&worker->shared->chains, &session->peer, catalog_path_hash(path, length))) {
+		session->service = catalog_unknown(&worker->catalog, path, length);
+		return session_refuse(session, SESSION_LOOP);
+	}
+	r = catalog_open(&worker->catalog, path, length, &session->service, &connection, &error);
+	if (r == -EINVAL)
+		session_log_invalid(session, &error);
+	else if (r < 0 && r != -ENOENT)
+		session_log_failure(session, r);
+	if (r < 0)
+		return session_refuse(session, reason_from_errno(r));
+	switch (session->service->kind) {
+	case SERVICE_SOCKET:
+	case SERVICE_UNIX:
+		return session_begin_unix(session, connection);
+	case SERVICE_TCP:
+	case SERVICE_KAISO:
+		return session_dial_host(session);
+	case SERVICE_PASSFD:
+		return session_enter_handover(session);
+	case SERVICE_UNKNOWN:
+		break;
+	}
+	return session_refuse(session, SESSION_NOT_FOUND);
+}
+
+/* ---- DIAL ----------------------------------------------------------------------------------------- */
+
+static uint64_t deadline_from(const struct worker *worker, uint64_t timeout_ms)
+{
+	return timeout_ms ? worker->loop.now_ms + timeout_ms : UINT64_MAX;
+}
+
+/* The dial that the session is to wait for; NULL (and the session refused) when out of memory. */
+static struct dial *session_enter_dial(struct session *session)
+{
+	struct worker *worker = session->worker;
+	struct dial *dial = malloc(sizeof(*dial));
+
+	if (!dial) {
+		session_refuse(session, SESSION_NO_MEMORY);
+		return NULL;
+	}
+	dial_init(dial, &worker->loop, deadline_from(worker, worker->shared->options->connect_timeout_ms),
+		  session_on_dialled);
+	dial->context = session;
+	session->dial = dial;
+	session_enter(session, SESSION_DIAL);
+	return dial;
+}
+
+/* dial_start_*() has returned r. */
+static enum step session_dial_started(struct session *session, int r)
+{
+	if (r == 0)
+		return STEP_WAIT;
+	free(STEAL_PTR(session->dial));
+	return session_fail(session, r);
+}
+
+static enum step session_retry_unix(struct session *session)
+{
+	struct dial *dial = session_enter_dial(session);
+
+	return dial ? session_dial_started(session,
+					   dial_start_unix_retry(dial, session->service->socket_path)) :
+		      STEP_NEXT;
+}
+
+static enum step session_dial_host(struct session *session)
+{
+	struct dial *dial = session_enter_dial(session);
+	struct service *service = session->service;
+	int r;
+
+	if (!dial)
+		return STEP_NEXT;
+	if (service->address.sa.sa_family != AF_UNSPEC)
+		r = dial_start_addresses(dial, &service->address, 1);
+	else
+		r = dial_start_host(dial, worker_resolver(session->worker), service->host, service->port);
+	return session_dial_started(session, r);
+}
+
+/* The knock: a connection to a port of this host, opened and closed again. */
+static enum step session_knock(struct session *session)
+{
+	union addr loopback[2] = {
+		{ .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } },
+		{ .in6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT } },
+	};
+	struct dial *dial = session_enter_dial(session);
+
+	if (!dial)
+		return STEP_NEXT;
+	loopback[0].in.sin_port = htons(session->service->knock_port);
+	loopback[1].in6.sin6_port = htons(session->service->knock_port);
+	session->is_knocking = true;
+	return session_dial_started(session, dial_start_addresses(dial, loopback, ARRAY_SIZE(loopback)));
+}
+
+static void session_run(struct session *session);
+static enum step session_enter_relay(struct session *session);
+
+/* The dial has succeeded: what was it for? */
+static enum step session_dialled(struct session *session, int fd, const union addr *local)
+{
+	struct worker *worker = session->worker;
+
+	if (session->is_knocking) {
+		close(fd);
+		session->is_knocking = false;
+		session->has_knocked = true;
+		return session_enter_handover(session);
+	}
+	session->backend.fd = fd;
+	if (session->service->kind == SERVICE_PASSFD)
+		return session_enter_handover(session);
+	session->chain = NULL;
+	if (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO)
+		session->chain =
+			chains_add(&worker->shared->chains, local, &session->peer, session->service->hash);
+	return session_enter_relay(session);
+}
+
+static void session_on_dialled(struct dial *dial, int result)
+{
+	struct session *session = dial->context;
+	union addr local = dial->local;
+
+	free(STEAL_PTR(session->dial));
+	if (result >= 0)
+		session_dialled(session, result, &local);
+	else
+		session_fail(session, result);
+	session_run(session);
+}
+
+/* ---- HANDOVER ------------------------------------------------------------------------------------- */
+
+static enum step session_enter_handover(struct session *session)
+{
+	struct worker *worker = session->worker;
+
+	session->handover_deadline_ms = deadline_from(worker, worker->shared->options->connect_timeout_ms);
+	session_enter(session, SESSION_HANDOVER);
+	return STEP_NEXT;
+}
+
+/* Its queue is full: again in a moment, while there is time. */
+static enum step session_retry_handover(struct session *session)
+{
+	if (session->worker->loop.now_ms >= session->handover_deadline_ms)
+		return session_fail(session, -ETIMEDOUT);
+	return session_set_deadline(session, HANDOVER_RETRY_MS);
+}
+
+/* "+" to a client that asked for a verdict, before its socket is another's. */
+static enum step session_tell_opened(struct session *session)
+{
+	ssize_t sent =
+		send(session->client.fd, REPLY_OPENED, strlen(REPLY_OPENED), MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	if (sent < 0 && errno == EAGAIN) {
+		session->down.is_blocked = true;
+		return session_set_deadline(session, session->worker->shared->options->connect_timeout_ms);
+	}
+	session->wants_verdict = false;
+	if (sent == (ssize_t)strlen(REPLY_OPENED))
+		return STEP_NEXT;
+	session_end(session, SESSION_CLIENT_RESET);
+	return STEP_WAIT;
+}
+
+/* Sends the client's socket, as accept() would have given it: blocking, and in no epoll of ours. */
+static int session_send_client(struct session *session)
+{
+	struct receiver *receiver = &session->service->receiver;
+	int blocking = 0, r;
+
+	r = loop_watch(&session->worker->loop, &session->client, 0);
+	if (r < 0)
+		return r;
+	ioctl(session->client.fd, FIONBIO, &blocking);
+	if (session->backend.fd < 0)
+		return receiver_send(receiver, session->client.fd);
+	r = receiver_send_first_take(receiver, session->backend.fd, session->client.fd);
+	if (r == 0)
+		session->backend.fd = -1;
+	return r;
+}
+
+static enum step on_handover(struct session *session)
+{
+	struct service *service = session->service;
+	int r;
+
+	if (session->is_client_lost) {
+		session_end(session, SESSION_CLIENT_RESET);
+		return STEP_WAIT;
+	}
+	if (session->down.is_blocked)
+		return STEP_WAIT;
+	if (session->backend.fd < 0 && !receiver_is_lasting(&service->receiver)) {
+		r = dial_unix(service->socket_path);
+		if (r == -EAGAIN)
+			return session_retry_unix(session);
+		if (r < 0)
+			return session_fail(session, r);
+		session->backend.fd = r;
+	}
+	if (service->knock_port && !session->has_knocked)
+		return session_knock(session);
+	if (session->wants_verdict)
+		return session_tell_opened(session);
+	r = session_send_client(session);
+	if (r == -EAGAIN)
+		return session_retry_handover(session);
+	if (r == -EPIPE && session->backend.fd < 0)
+		return STEP_NEXT; /* the lasting one has gone: connect anew */
+	if (r < 0)
+		return session_fail(session, r);
+	session_end(session, SESSION_HANDED_OVER);
+	return STEP_WAIT;
+}
+
+/* ---- RELAY ---------------------------------------------------------------------------------------- */
+
+static enum step session_begin_unix(struct session *session, int connection)
+{
+	if (connection == -EAGAIN)
+		return session_retry_unix(session);
+	if (connection < 0)
+		return session_fail(session, connection);
+	session->backend.fd = connection;
+	session->chain = NULL;
+	return session_enter_relay(session);
+}
+
+static bool session_preload(struct session *session)
+{
+	const struct service *service = session->service;
+	char line[REQUEST_LINE_MAX + 2];
+	int length;
+
+	if (session->wants_verdict && !relay_way_preload(&session->down, REPLY_OPENED, strlen(REPLY_OPENED)))
+		return false;
+	if (service->kind != SERVICE_KAISO)
+		return true;
+	length = snprintf(line, sizeof(line), "%s\r\n", service->remote);
+	return relay_way_preload(&session->up, line, (size_t)length);
+}
+
+static enum step session_enter_relay(struct session *session)
+{
+	session_enter(session, SESSION_RELAY);
+	session->up.is_readable = true;
+	if (!session_preload(session)) {
+		session_end(session, SESSION_NO_MEMORY);
+		return STEP_WAIT;
+	}
+	return STEP_NEXT;
+}
+
+/* Moves one direction; false when the session has ended over it. */
+static bool session_pump(struct session *session, struct relay_way *way, int source_fd, int sink_fd,
+			 enum relay_mode mode)
+{
+	bool is_up = way == &session->up;
+
+	switch (relay_way_pump(way, source_fd, sink_fd, mode, &session->worker->pool)) {
+	case RELAY_WAITS_FOR_SOURCE:
+	case RELAY_WAITS_FOR_SINK:
+	case RELAY_FINISHED:
+		return true;
+	case RELAY_HAS_MORE:
+		loop_defer(&session->worker->loop, &session->task);
+		return true;
+	case RELAY_SOURCE_LOST:
+		session_end(session, is_up ? SESSION_CLIENT_RESET : SESSION_SERVICE_RESET);
+		return false;
+	case RELAY_SINK_LOST:
+		if (is_up) {
+			/* The service reads no more; what it still has to say is passed on first. */
+			relay_way_break(way, &session->worker->pool);
+			return true;
+		}
+		session_end(session, SESSION_CLIENT_RESET);
+		return false;
+	case RELAY_NO_MEMORY:
+		session_end(session, SESSION_NO_MEMORY);
+		return false;
+	}
+	return false;
+}
+
+static enum step on_relay(struct session *session)
+{
+	const struct router_options *options = session->worker->shared->options;
+
+	if (session->is_client_lost) {
+		session_end(session, SESSION_CLIENT_RESET);
+		return STEP_WAIT;
+	}
+	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd,
+			  options->relay_up) ||
+	    !session_pump(session, &session->down, session->backend.fd, session->client.fd,
+			  options->relay_down))
+		return STEP_WAIT;
+	/* A service that has closed both ways reads no more: then its end is the end. */
+	if (session->down.eof_sent && (session->up.eof_sent || session->is_backend_gone)) {
+		session_end(session, session->up.is_broken || session->up.held_bytes ? SESSION_SERVICE_RESET :
+										       SESSION_DONE);
+		return STEP_WAIT;
+	}
+	if (options->idle_timeout_ms)
+		session_set_deadline(session, options->idle_timeout_ms);
+	return STEP_WAIT;
+}
+
+/* ---- ENDED ---------------------------------------------------------------------------------------- */
+
+static void session_free(struct session *session)
+{
+	struct worker *worker = session->worker;
+
+	relay_way_deinit(&session->up, &worker->pool);
+	relay_way_deinit(&session->down, &worker->pool);
+	cleanup_close(&session->client.fd);
+	cleanup_close(&session->backend.fd);
+	service_unref(session->service);
+	limits_end_session(&worker->shared->limits, &session->peer);
+	list_remove(&session->link);
+	free(session);
+	worker_session_gone(worker);
+}
+
+/* The bytes of a way that were the peer's own: what was preloaded counts from below zero. */
+static uint64_t way_bytes(const struct relay_way *way)
+{
+	return (int64_t)way->bytes > 0 ? way->bytes : 0;
+}
+
+static void session_log(const struct session *session, enum session_reason reason)
+{
+	const struct service *service = session->service;
+	char peer[ADDR_TEXT_SIZE];
+	struct log_line line;
+
+	log_begin(&line, LOG_LEVEL_INFO, "session");
+	log_add_string(&line, "client", addr_format(&session->peer, peer));
+	if (service) {
+		log_add_bytes(&line, "service", service->path, service->path_length);
+		log_add_string(&line, "target", service->target);
+	}
+	log_add_number(&line, "sent", way_bytes(&session->up));
+	log_add_number(&line, "received", way_bytes(&session->down));
+	log_add_ms(&line, "duration", session->worker->loop.now_ms - session->started_ms);
+	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
+		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
+	log_add_string(&line, "reason", session_reason_name(reason));
+	log_end(&line);
+}
+
+/* Closing a TCP socket then sends RST (SO_LINGER, socket(7)); others do not know such a thing. */
+static void socket_reset_on_close(int fd)
+{
+	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+}
+
+/* Unread bytes would turn close() into a reset, which can overtake an answer that was just sent. */
+static void session_discard_input(struct session *session)
+{
+	for (size_t total = 0; total < DISCARD_MAX;) {
+		ssize_t received =
+			recv(session->client.fd, session->worker->pool.buffer, RELAY_CHUNK_MAX, MSG_DONTWAIT);
+
+		if (received <= 0)
+			return;
+		total += (size_t)received;
+	}
+}
+
+/* How the other side learns of it: a cut connection must not look like one that came to its end. */
+static void session_close_manner(struct session *session, enum session_reason reason)
+{
+	if (session->state == SESSION_RELAY) {
+		if (reason != SESSION_DONE && reason != SESSION_SERVICE_RESET)
+			socket_reset_on_close(session->backend.fd);
+		if (reason != SESSION_DONE && reason != SESSION_CLIENT_RESET)
+			socket_reset_on_close(session->client.fd);
+	} else if (reason != SESSION_HANDED_OVER) {
+		session_discard_input(session);
+	}
+}
+
+/* What the state holds beside the session's own members. */
+static void session_release(struct session *session)
+{
+	switch (session->state) {
+	case SESSION_REPLY:
+		if (session->reply)
+			reply_drop(STEAL_PTR(session->reply));
+		break;
+	case SESSION_DIAL:
+		if (session->dial)
+			dial_cancel(session->dial);
+		free(STEAL_PTR(session->dial));
+		break;
+	case SESSION_RELAY:
+		chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
+		break;
+	case SESSION_REQUEST:
+	case SESSION_LOOKUP:
+	case SESSION_HANDOVER:
+	case SESSION_ENDED:
+		break;
+	}
+}
+
+void session_end(struct session *session, enum session_reason reason)
+{
+	struct loop *loop = &session->worker->loop;
+
+	if (session->state == SESSION_ENDED)
+		return;
+	session_close_manner(session, reason);
+	session_log(session, reason);
+	session->worker->reason_counts[reason]++;
+	session_release(session);
+	loop_timer_cancel(loop, &session->timer);
+	/* close() takes them out of epoll: nobody else has these open files. */
+	session->client.events = 0;
+	session->backend.events = 0;
+	session_enter(session, SESSION_ENDED);
+	loop_defer(loop, &session->task);
+}
+
+static enum reply_code reply_code_for(enum session_reason reason)
+{
+	switch (reason) {
+	case SESSION_DENIED:
+		return REPLY_DENIED;
+	case SESSION_CONNECT_TIMEOUT:
+		return REPLY_TIMEOUT;
+	case SESSION_LIMIT:
+		return REPLY_LIMIT;
+	case SESSION_INVALID:
+		return REPLY_INVALID;
+	case SESSION_LOOP:
+		return REPLY_LOOP;
+	case SESSION_NOT_FOUND:
+		return REPLY_NOT_FOUND;
+	case SESSION_DONE:
+	case SESSION_HANDED_OVER:
+	case SESSION_LISTED:
+	case SESSION_CLIENT_CLOSED:
+	case SESSION_CLIENT_RESET:
+	case SESSION_SERVICE_RESET:
+	case SESSION_REQUEST_TIMEOUT:
+	case SESSION_IDLE_TIMEOUT:
+	case SESSION_LINE_TOO_LONG:
+	case SESSION_UNAVAILABLE:
+	case SESSION_NO_MEMORY:
+	case SESSION_SHUTDOWN:
+		break;
+	}
+	return REPLY_UNAVAILABLE;
+}
+
+/* No service for this client: the end, in silence unless it asked for a verdict. */
+static enum step session_refuse(struct session *session, enum session_reason reason)
+{
+	char line[REPLY_LINE_MAX];
+
+	if (!session->wants_verdict) {
+		session_end(session, reason);
+		return STEP_WAIT;
+	}
+	session->wants_verdict = false;
+	session_release(session);
+	session->refusal = reason;
+	session_answer(session, line, reply_format_error(line, sizeof(line), reply_code_for(reason)));
+	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
+	return STEP_NEXT;
+}
+
+/* ---- running -------------------------------------------------------------------------------------- */
+
+static enum step session_step(struct session *session)
+{
+	switch ((enum session_state)session->state) {
+	case SESSION_REQUEST:
+		return on_request(session);
+	case SESSION_REPLY:
+		return on_reply(session);
+	case SESSION_HANDOVER:
+		return on_handover(session);
+	case SESSION_RELAY:
+		return on_relay(session);
+	case SESSION_LOOKUP: /* over within on_request() */
+	case SESSION_DIAL:
+	case SESSION_ENDED:
+		break;
+	}
+	return STEP_WAIT;
+}
+
+/* What the client's and the backend's descriptor are watched for, from the state alone. */
+static void session_interest(const struct session *session, uint32_t *client, uint32_t *backend)
+{
+	*client = CLIENT_EVENTS | (session->down.is_blocked ? EPOLLOUT : 0u);
+	*backend = 0;
+	if (session->state == SESSION_RELAY)
+		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
+}
+
+static void session_run(struct session *session)
+{
+	struct loop *loop = &session->worker->loop;
+	uint32_t client, backend;
+
+	while (session->state != SESSION_ENDED && session_step(session) == STEP_NEXT)
+		;
+	if (session->state == SESSION_ENDED)
+		return;
+	session_interest(session, &client, &backend);
+	/* Waiting to be handed over: the socket may be in blocking mode and out of epoll for good. */
+	if (session->state == SESSION_HANDOVER && !session->down.is_blocked)
+		client = session->client.events;
+	if (loop_watch(loop, &session->client, client) != 0 ||
+	    loop_watch(loop, &session->backend, backend) != 0)
+		session_end(session, SESSION_NO_MEMORY);
+}
+
+static void session_on_client(struct loop_watch *watch, uint32_t events)
+{
+	struct session *session = CONTAINER_OF(watch, struct session, client);
+
+	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		relay_way_source_event(&session->up, events);
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		relay_way_sink_event(&session->down);
+	if (events & EPOLLERR)
+		session->is_client_lost = true;
+	if (session->is_client_lost && session->state == SESSION_DIAL)
+		session_end(session, SESSION_CLIENT_RESET);
+	session_run(session);
+}
+
+static void session_on_backend(struct loop_watch *watch, uint32_t events)
+{
+	struct session *session = CONTAINER_OF(watch, struct session, backend);
+
+	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		relay_way_source_event(&session->down, events);
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		relay_way_sink_event(&session->up);
+	if (events & EPOLLHUP)
+		session->is_backend_gone = true;
+	session_run(session);
+}
+
+static void session_on_timer(struct loop_timer *timer)
+{
+	struct session *session = CONTAINER_OF(timer, struct session, timer);
+
+	switch ((enum session_state)session->state) {
+	case SESSION_REQUEST:
+	case SESSION_REPLY:
+		session_end(session, SESSION_REQUEST_TIMEOUT);
+		break;
+	case SESSION_RELAY:
+		session_end(session, SESSION_IDLE_TIMEOUT);
+		break;
+	case SESSION_HANDOVER:
+		if (session->down.is_blocked)
+			session_end(session, SESSION_CONNECT_TIMEOUT);
+		session_run(session);
+		break;
+	case SESSION_LOOKUP:
+	case SESSION_DIAL: /* the dial has a deadline of its own */
+	case SESSION_ENDED:
+		break;
+	}
+}
+
+/* After the current events: more to pump, or the session's own end. */
+static void session_on_task(struct loop_task *task)
+{
+	struct session *session = CONTAINER_OF(task, struct session, task);
+
+	if (session->state == SESSION_ENDED)
+		session_free(session);
+	else
+		session_run(session);
+}
+
+void session_wish_done(struct listing_wish *wish)
+{
+	struct session_reply *reply = CONTAINER_OF(wish, struct session_reply, wish);
+	struct session *session = reply->session;
+
+	if (!session) {
+		reply_free(reply);
+		return;
+	}
+	if (!wish->text) {
+		session->reply = NULL;
+		reply_free(reply);
+		session_end(session, reason_from_errno(wish->result));
+		return;
+	}
+	reply->bytes = wish->text->bytes;
+	reply->length = wish->text->length;
+	session->has_listed = true;
+	session_run(session);
+}
+
+void session_drain(struct session *session)
+{
+	if (session->state == SESSION_REQUEST)
+		session_end(session, SESSION_SHUTDOWN);
+}
+
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer)
+{
+	struct session *session = calloc(1, sizeof(*session));
+
+	if (!session)
+		return -ENOMEM;
+	session->worker = worker;
+	session->client = (struct loop_watch){ .on_events = session_on_client, .fd = client_fd };
+	session->backend = (struct loop_watch){ .on_events = session_on_backend, .fd = -1 };
+	session->timer.on_expire = session_on_timer;
+	session->task.run = session_on_task;
+	session->peer = *peer;
+	session->started_ms = worker->loop.now_ms & SESSION_STARTED_MASK;
+	relay_way_init(&session->up);
+	relay_way_init(&session->down);
+	list_append(&worker->sessions, &session->link);
+	session_enter(session, SESSION_REQUEST);
+	session_set_deadline(session, worker->shared->options->request_timeout_ms);
+	session_run(session);
+	return 0;
+}
+
+const char *session_reason_name(enum session_reason reason)
+{
+	switch (reason) {
+	case SESSION_DONE:
+		return "done";
+	case SESSION_HANDED_OVER:
+		return "handed-over";
+	case SESSION_LISTED:
+		return "listed";
+	case SESSION_CLIENT_CLOSED:
+		return "client-closed";
+	case SESSION_CLIENT_RESET:
+		return "client-reset";
+	case SESSION_SERVICE_RESET:
+		return "service-reset";
+	case SESSION_REQUEST_TIMEOUT:
+		return "request-timeout";
+	case SESSION_CONNECT_TIMEOUT:
+		return "timeout";
+	case SESSION_IDLE_TIMEOUT:
+		return "idle-timeout";
+	case SESSION_LINE_TOO_LONG:
+		return "line-too-long";
+	case SESSION_NOT_FOUND:
+		return "not-found";
+	case SESSION_DENIED:
+		return "denied";
+	case SESSION_UNAVAILABLE:
+		return "unavailable";
+	case SESSION_INVALID:
+		return "invalid";
+	case SESSION_LIMIT:
+		return "limit";
+	case SESSION_LOOP:
+		return "loop";
+	case SESSION_NO_MEMORY:
+		return "no-memory";
+	case SESSION_SHUTDOWN:
+		return "shutdown";
+	}
+	return "unknown";
+}

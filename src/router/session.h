@@ -1,0 +1,127 @@
+/*
+ * A session: the life of one client's connection.
+ *
+ *            +-- a list, a word for tools --> REPLY --+
+ *            |                                        |
+ *   accept --> REQUEST <------------------------------+
+ *            |
+ *            +-- a service --> LOOKUP --> DIAL --> RELAY -----> ENDED
+ *                                 |         |
+ *                                 |         +----> HANDOVER --> ENDED
+ *                                 |                  |  ^
+ *                                 +-- (no waiting) --+  +-- DIAL (receiver, knock)
+ *
+ * State     What is valid                            Deadline          Left for
+ * REQUEST   client                                   request timeout   REPLY, LOOKUP, ENDED
+ * REPLY     client, reply                            request timeout,  REQUEST, ENDED
+ *                                                    from the last byte taken
+ * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED
+ * DIAL      client, service, dial                    connect timeout   RELAY, HANDOVER, REPLY, ENDED
+ * HANDOVER  client, service, perhaps backend         connect timeout   DIAL, REPLY, ENDED
+ * RELAY     client, service, backend, up, down       idle timeout      ENDED
+ * ENDED     nothing is to be used; freed when the current events are dealt with
+ *
+ * REPLY after a refusal (`.kaiso/open`) goes to ENDED once the reply is sent.
+ * Half-close is no state: each direction of the relay has eof_seen and eof_sent.
+ *
+ * Ownership: the session is on its worker's list and frees itself (a task of the loop). It owns both
+ * descriptors, and session_free() alone closes them.
+ */
+#ifndef KAISO_ROUTER_SESSION_H
+#define KAISO_ROUTER_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "net/addr.h"
+#include "net/loop.h"
+#include "net/relay.h"
+
+enum session_state {
+	SESSION_REQUEST,
+	SESSION_REPLY,
+	SESSION_LOOKUP,
+	SESSION_DIAL,
+	SESSION_HANDOVER,
+	SESSION_RELAY,
+	SESSION_ENDED,
+};
+
+/* Why a session ended; session_reason_name() gives the words of the log. */
+enum session_reason {
+	SESSION_DONE,          /* both directions came to their end */
+	SESSION_HANDED_OVER,   /* the client's socket was given to the service */
+	SESSION_LISTED,        /* the client asked for lists only, and left */
+	SESSION_CLIENT_CLOSED, /* left without a whole request line */
+	SESSION_CLIENT_RESET,
+	SESSION_SERVICE_RESET,
+	SESSION_REQUEST_TIMEOUT,
+	SESSION_CONNECT_TIMEOUT,
+	SESSION_IDLE_TIMEOUT,
+	SESSION_LINE_TOO_LONG,
+	SESSION_NOT_FOUND,
+	SESSION_DENIED,
+	SESSION_UNAVAILABLE,
+	SESSION_INVALID,
+	SESSION_LIMIT,
+	SESSION_LOOP,
+	SESSION_NO_MEMORY,
+	SESSION_SHUTDOWN, /* the router was told to end */
+};
+#define SESSION_REASON_COUNT (SESSION_SHUTDOWN + 1)
+
+struct worker;
+struct service;
+struct dial;
+struct session_reply;
+struct chain;
+
+struct session {
+	struct list link;
+	struct worker *worker;
+	struct service *service;  /* a reference; NULL until a path was asked for */
+	struct loop_watch client; /* client.fd, backend.fd: owned; -1 for none */
+	struct loop_watch backend;
+	struct loop_timer timer;
+	struct loop_task task; /* more to pump; in ENDED: to be freed */
+	union {
+		struct session_reply *reply;   /* REPLY */
+		struct dial *dial;             /* DIAL */
+		uint64_t handover_deadline_ms; /* HANDOVER; UINT64_MAX for none */
+		struct chain *chain;           /* RELAY to a TCP target; else NULL */
+	};
+	struct relay_way up;   /* client to backend */
+	struct relay_way down; /* backend to client */
+	union addr peer;       /* the client's address */
+	uint64_t started_ms : 48;
+	uint64_t state : 4;         /* enum session_state; written by session_enter() alone */
+	uint64_t refusal : 5;       /* REPLY: the enum session_reason to end with, 0 to go on */
+	uint64_t wants_verdict : 1; /* asked by `.kaiso/open` */
+	uint64_t has_listed : 1;
+	uint64_t is_client_lost : 1;  /* an error event: the client was reset */
+	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
+	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
+	uint64_t has_knocked : 1;
+};
+
+/*
+ * Begins the session of a client that was just accepted and counted by
+ * limits_begin_session(). Takes client_fd. -ENOMEM: nothing is taken.
+ */
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer);
+
+/* Ends the session now, in whatever state it is; it is freed after the current events. */
+void session_end(struct session *session, enum session_reason reason);
+
+/* The router drains: a session that has not asked for a service is ended. */
+void session_drain(struct session *session);
+
+/* A wish came back from the lister; its session may be gone. */
+struct listing_wish;
+void session_wish_done(struct listing_wish *wish);
+
+/* The word of the log. Static. */
+const char *session_reason_name(enum session_reason reason);
+
+#endif

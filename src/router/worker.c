@@ -1,0 +1,355 @@
+/*
+ * Theory of operation: every worker waits on the same listening sockets with
+ * EPOLLEXCLUSIVE, so a new client wakes one of them, and keeps what it accepted. The server and
+ * the lister leave messages in the mailbox and wake the worker through an eventfd.
+ *
+ * When descriptors run out, a client cannot even be refused without one. So each worker
+ * keeps a spare, gives it up to accept and close the client, and takes it back. When that
+ * fails as well (another thread was faster), accepting pauses; nothing spins meanwhile.
+ */
+#include "router/worker.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/log.h"
+#include "base/macros.h"
+
+#define ACCEPT_BATCH 16
+#define ACCEPT_PAUSE_MS 100
+
+static void worker_on_wake(struct loop_watch *watch, uint32_t events);
+static void worker_on_accept_timer(struct loop_timer *timer);
+static void worker_on_drain_timer(struct loop_timer *timer);
+
+/* ---- life ------------------------------------------------------------------------------------------ */
+
+static int spare_open(void)
+{
+	return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static int worker_init_parts(struct worker *worker)
+{
+	const struct router_options *options = worker->shared->options;
+	int r;
+
+	r = loop_init(&worker->loop);
+	if (r == 0)
+		r = relay_pool_init(&worker->pool, options->max_pipes);
+	if (r == 0)
+		r = catalog_init(&worker->catalog, &worker->loop, options->services);
+	if (r < 0)
+		return r;
+	worker->listeners = calloc(LISTEN_MAX, sizeof(*worker->listeners));
+	worker->spare_fd = spare_open();
+	worker->wake.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!worker->listeners)
+		return -ENOMEM;
+	if (worker->spare_fd < 0 || worker->wake.fd < 0)
+		return -errno;
+	return loop_watch(&worker->loop, &worker->wake, EPOLLIN);
+}
+
+int worker_init(struct worker *worker, struct worker_shared *shared)
+{
+	int r;
+
+	*worker = (struct worker){ .shared = shared, .spare_fd = -1 };
+	worker->loop.epoll_fd = -1;
+	worker->wake = (struct loop_watch){ .on_events = worker_on_wake, .fd = -1 };
+	worker->drain_timer.on_expire = worker_on_drain_timer;
+	worker->accept_timer.on_expire = worker_on_accept_timer;
+	list_init(&worker->sessions);
+	list_init(&worker->mailbox);
+	pthread_mutex_init(&worker->mailbox_mutex, NULL);
+	r = worker_init_parts(worker);
+	if (r < 0)
+		worker_deinit(worker);
+	return r;
+}
+
+static void worker_end_sessions(struct worker *worker)
+{
+	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next)
+		session_end(CONTAINER_OF(link, struct session, link), SESSION_SHUTDOWN);
+}
+
+static void worker_empty_mailbox(struct worker *worker)
+{
+	struct list done;
+
+	list_init(&done);
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	list_splice(&done, &worker->mailbox);
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	while (!list_is_empty(&done)) {
+		struct listing_wish *wish = CONTAINER_OF(done.next, struct listing_wish, link);
+
+		list_remove(&wish->link);
+		session_wish_done(wish);
+	}
+}
+
+void worker_deinit(struct worker *worker)
+{
+	worker_end_sessions(worker);
+	worker_empty_mailbox(worker);
+	resolver_free(worker->resolver);
+	if (worker->loop.epoll_fd >= 0) {
+		loop_run_out(&worker->loop); /* the sessions, then what they referred to */
+		if (worker->catalog.buffer)
+			catalog_deinit(&worker->catalog);
+		loop_run_out(&worker->loop);
+		loop_deinit(&worker->loop);
+	}
+	relay_pool_deinit(&worker->pool);
+	cleanup_close(&worker->wake.fd);
+	cleanup_close(&worker->spare_fd);
+	free(worker->listeners);
+	pthread_mutex_destroy(&worker->mailbox_mutex);
+}
+
+struct resolver *worker_resolver(struct worker *worker)
+{
+	if (!worker->resolver)
+		worker->resolver = resolver_new(&worker->loop);
+	return worker->resolver;
+}
+
+/* ---- accepting ------------------------------------------------------------------------------------- */
+
+void worker_log_limit(struct worker *worker, const union addr *peer, enum limit limit)
+{
+	static struct log_limiter limiter;
+	char text[ADDR_TEXT_SIZE];
+	struct log_line line;
+	uint32_t suppressed;
+
+	if (!log_limiter_pass(&limiter, worker->loop.now_ms, &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "client refused");
+	log_add_string(&line, "client", addr_format(peer, text));
+	log_add_string(&line, "reason", "limit");
+	log_add_string(&line, "limit", limit_name(limit));
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
+	log_end(&line);
+}
+
+static int worker_watch_listeners(struct worker *worker, uint32_t events)
+{
+	for (size_t i = 0; i < worker->shared->listeners->count; i++) {
+		int r = loop_watch(&worker->loop, &worker->listeners[i].watch, events);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void worker_pause_accepting(struct worker *worker)
+{
+	worker_watch_listeners(worker, 0);
+	loop_timer_set(&worker->loop, &worker->accept_timer, worker->loop.now_ms + ACCEPT_PAUSE_MS);
+}
+
+static void worker_on_accept_timer(struct loop_timer *timer)
+{
+	struct worker *worker = CONTAINER_OF(timer, struct worker, accept_timer);
+
+	if (worker->is_draining)
+		return;
+	if (worker_watch_listeners(worker, EPOLLIN | EPOLLEXCLUSIVE) != 0)
+		worker_pause_accepting(worker);
+}
+
+static int worker_accept(int listener_fd, union addr *peer)
+{
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address);
+	int fd = accept4(listener_fd, (struct sockaddr *)&address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+	if (fd >= 0)
+		addr_from_sockaddr(peer, (struct sockaddr *)&address, length);
+	return fd < 0 ? -errno : fd;
+}
+
+static void worker_refuse(struct worker *worker, int client_fd, const union addr *peer, enum limit limit)
+{
+	close(client_fd);
+	worker->refused_count++;
+	worker_log_limit(worker, peer, limit);
+}
+
+/* No descriptor is free: the spare one serves to close a client that waits. False: not even that. */
+static bool worker_shed(struct worker *worker, int listener_fd)
+{
+	union addr peer;
+	int fd;
+
+	if (worker->spare_fd < 0)
+		worker->spare_fd = spare_open();
+	if (worker->spare_fd < 0)
+		return false;
+	close(worker->spare_fd);
+	fd = worker_accept(listener_fd, &peer);
+	if (fd >= 0)
+		worker_refuse(worker, fd, &peer, LIMIT_DESCRIPTORS);
+	worker->spare_fd = spare_open();
+	return fd >= 0 || fd == -EAGAIN;
+}
+
+static void worker_admit(struct worker *worker, int client_fd, const union addr *peer)
+{
+	enum limit limit = limits_begin_session(&worker->shared->limits, peer);
+
+	if (limit != LIMIT_NONE) {
+		worker_refuse(worker, client_fd, peer, limit);
+	} else if (session_new_take(worker, client_fd, peer) != 0) {
+		limits_end_session(&worker->shared->limits, peer);
+		close(client_fd);
+	}
+}
+
+/* True while there may be more to accept. */
+static bool worker_accept_one(struct worker *worker, int listener_fd)
+{
+	union addr peer;
+	int fd = worker_accept(listener_fd, &peer);
+
+	if (fd >= 0) {
+		worker_admit(worker, fd, &peer);
+		return true;
+	}
+	switch (-fd) {
+	case EAGAIN:
+	case EINVAL: /* shut down for the end */
+		return false;
+	case EMFILE:
+	case ENFILE:
+		if (worker_shed(worker, listener_fd))
+			return false;
+		worker_pause_accepting(worker);
+		return false;
+	case ENOBUFS:
+	case ENOMEM:
+		worker_pause_accepting(worker);
+		return false;
+	default: /* this client has gone already; accept(2) names the errors of its network */
+		return true;
+	}
+}
+
+static void worker_on_listener(struct loop_watch *watch, uint32_t events)
+{
+	struct worker_listener *listener = CONTAINER_OF(watch, struct worker_listener, watch);
+
+	(void)events;
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		if (!worker_accept_one(listener->worker, watch->fd))
+			return;
+	}
+}
+
+int worker_listen(struct worker *worker)
+{
+	for (size_t i = 0; i < worker->shared->listeners->count; i++) {
+		worker->listeners[i].worker = worker;
+		worker->listeners[i].watch =
+			(struct loop_watch){ .on_events = worker_on_listener,
+					     .fd = worker->shared->listeners->listeners[i].fd };
+	}
+	return worker_watch_listeners(worker, EPOLLIN | EPOLLEXCLUSIVE);
+}
+
+/* ---- messages from other threads --------------------------------------------------------------------- */
+
+static void worker_wake(struct worker *worker)
+{
+	static const uint64_t one = 1;
+
+	/* Fails only when the counter is full, and then the worker is awake anyway. */
+	if (write(worker->wake.fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+void worker_post(struct worker *worker, struct listing_wish *wish)
+{
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	list_append(&worker->mailbox, &wish->link);
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_wake(worker);
+}
+
+void worker_drain(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	worker->must_drain = true;
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_wake(worker);
+}
+
+void worker_stop(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	worker->must_stop = true;
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_wake(worker);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------ */
+
+void worker_session_gone(struct worker *worker)
+{
+	static const uint64_t one = 1;
+
+	if (!worker->is_draining || worker->is_done || !list_is_empty(&worker->sessions))
+		return;
+	worker->is_done = true;
+	if (--worker->shared->busy_workers == 0 && write(worker->shared->idle_fd, &one, sizeof(one)) < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot tell that the last session has ended: %s",
+			    strerror(errno));
+}
+
+static void worker_on_drain_timer(struct loop_timer *timer)
+{
+	worker_end_sessions(CONTAINER_OF(timer, struct worker, drain_timer));
+}
+
+static void worker_begin_drain(struct worker *worker)
+{
+	uint64_t timeout_ms = worker->shared->options->drain_timeout_ms;
+
+	worker->is_draining = true;
+	worker_watch_listeners(worker, 0);
+	if (timeout_ms > 0 &&
+	    loop_timer_set(&worker->loop, &worker->drain_timer, worker->loop.now_ms + timeout_ms) != 0)
+		worker_end_sessions(worker);
+	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next)
+		session_drain(CONTAINER_OF(link, struct session, link));
+	worker_session_gone(worker);
+}
+
+static void worker_on_wake(struct loop_watch *watch, uint32_t events)
+{
+	struct worker *worker = CONTAINER_OF(watch, struct worker, wake);
+	bool must_drain, must_stop;
+	uint64_t count;
+
+	(void)events;
+	if (read(watch->fd, &count, sizeof(count)) < 0)
+		return;
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	must_drain = worker->must_drain;
+	must_stop = worker->must_stop;
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_empty_mailbox(worker);
+	if (must_drain && !worker->is_draining)
+		worker_begin_drain(worker);
+	if (must_stop) {
+		worker_end_sessions(worker);
+		loop_stop(&worker->loop);
+	}
+}

@@ -1,0 +1,90 @@
+/*
+ * One thread of the router: its loop, and what its sessions share.
+ *
+ * A session stays on the worker that accepted it, so nothing here needs a lock
+ * but the mailbox, through which other threads reach a worker.
+ */
+#ifndef KAISO_ROUTER_WORKER_H
+#define KAISO_ROUTER_WORKER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "net/listen.h"
+#include "net/loop.h"
+#include "net/relay.h"
+#include "net/resolve.h"
+#include "proto/request.h"
+#include "router/catalog.h"
+#include "router/chains.h"
+#include "router/limits.h"
+#include "router/listing.h"
+#include "router/options.h"
+#include "router/session.h"
+
+/* What all workers share. Owned by the server; each part is thread safe or constant. */
+struct worker_shared {
+	const struct router_options *options;
+	struct listen_set *listeners;
+	struct limits limits;
+	struct chains chains;
+	struct lister *lister;
+	_Atomic unsigned busy_workers; /* that have sessions left while the router drains */
+	int idle_fd;                   /* eventfd(2): written when busy_workers reaches 0 */
+};
+
+struct worker_listener {
+	struct loop_watch watch;
+	struct worker *worker;
+};
+
+struct worker {
+	struct worker_shared *shared;
+	pthread_t thread;
+	struct loop loop;
+	struct relay_pool pool;
+	struct catalog catalog;
+	struct resolver *resolver; /* NULL until the first name is asked for */
+	struct list sessions;
+	uint64_t reason_counts[SESSION_REASON_COUNT];
+	uint64_t refused_count; /* clients closed at once, with reason limit */
+	bool is_draining;
+	bool is_done; /* counted out of busy_workers */
+	struct loop_timer drain_timer;
+	struct worker_listener *listeners;
+	struct loop_timer accept_timer; /* armed while accepting pauses */
+	int spare_fd;                   /* given up to accept and close a client when descriptors are short */
+	struct loop_watch wake;         /* eventfd(2) of the mailbox */
+	pthread_mutex_t mailbox_mutex;  /* guards the three below */
+	struct list mailbox;            /* wishes that the lister has done */
+	bool must_drain;
+	bool must_stop;
+	char request[REQUEST_LINE_MAX]; /* the line that is being looked at; valid within one callback */
+};
+
+/* Does not listen yet. 0 or a negative errno, with nothing left behind. */
+int worker_init(struct worker *worker, struct worker_shared *shared);
+
+/* The worker's sessions are ended, its descriptors closed. Its thread must have ended. */
+void worker_deinit(struct worker *worker);
+
+/* Begins to accept clients on the shared listeners. 0 or a negative errno. */
+int worker_listen(struct worker *worker);
+
+/* Thread safe, no blocking: */
+void worker_drain(struct worker *worker); /* accept nobody any more, let sessions end */
+void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run() */
+void worker_post(struct worker *worker, struct listing_wish *wish);
+
+/* On the worker's own thread: its resolver, made when first needed. NULL when out of memory. */
+struct resolver *worker_resolver(struct worker *worker);
+
+/* Says in the log that a client was refused over a limit; repeats are held back and counted. */
+void worker_log_limit(struct worker *worker, const union addr *peer, enum limit limit);
+
+/* A session has left the worker's list. */
+void worker_session_gone(struct worker *worker);
+
+#endif

@@ -1,0 +1,49 @@
+"""Fixtures of the integration tests. `KAISO` names the program (build/kaiso when it is not set)."""
+
+import resource
+import threading
+
+import pytest
+
+from harness.router import KAISO, Router
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "threads: many threads at once; these also run with the thread sanitizer")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.stack_size(256 * 1024)
+
+
+@pytest.fixture(scope="session")
+def kaiso():
+    """The path of the program under test."""
+    return KAISO
+
+
+@pytest.fixture
+def new_router():
+    """Makes routers: new_router(*options, start=True, **see Router). All are checked when the test ends."""
+    routers = []
+
+    def make(*options, start=True, **how):
+        router = Router(*options, **how)
+        routers.append(router)
+        return router.start() if start else router
+
+    yield make
+    errors = []
+    for step in ("close_things", "stop", "kill", "remove"):
+        for router in routers:
+            try:
+                getattr(router, step)()
+            except BaseException as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture
+def router(new_router):
+    """A running router with default options and an empty services directory."""
+    return new_router()

@@ -1,0 +1,1 @@
+"""Helpers of the integration tests: a real router, services beside it, and waiting without sleeping."""

@@ -1,0 +1,848 @@
+/*
+ * The walk over real directories, each built from a table in a directory of
+ * its own, and the lister thread, held up in on_done() where a test needs to
+ * know what waits.
+ */
+#include "fixture.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <semaphore.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "proto/path.h"
+#include "router/description_file.h"
+#include "router/listing.h"
+
+/* ---- a directory for each test ------------------------------------------------------------------- */
+
+/* The working directory of every test; "services" lies in it. */
+static char workplace[] = "/tmp/kaiso-listing-XXXXXX";
+
+static int make_workplace(void **state)
+{
+	(void)state;
+	strcpy(strrchr(workplace, '-'), "-XXXXXX");
+	return mkdtemp(workplace) && chmod(workplace, 0755) == 0 && chdir(workplace) == 0 &&
+			       mkdir("services", 0755) == 0 ?
+		       0 :
+		       -1;
+}
+
+static int remove_workplace(void **state)
+{
+	char command[64];
+
+	(void)state;
+	snprintf(command, sizeof(command), "rm -rf %s", workplace);
+	return chdir("/") == 0 && system(command) == 0 ? 0 : -1;
+}
+
+static void make_socket(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(address.sun_path, path);
+	assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+	close(fd);
+}
+
+static void make_file(const char *path, const char *content)
+{
+	FILE *file = fopen(path, "we");
+
+	assert_non_null(file);
+	fputs(content, file);
+	fclose(file);
+}
+
+/* One word an entry of services: "d:DIR", "s:SOCKET", "f:FILE" (which holds "host:80"), "p:FIFO",
+ * "l:LINK>TARGET". */
+static void make_entry(const char *word)
+{
+	char path[PATH_MAX];
+	char *target;
+
+	snprintf(path, sizeof(path), "services/%s", word + 2);
+	target = strchr(path, '>');
+	if (target)
+		*target++ = '\0';
+	switch (word[0]) {
+	case 'd':
+		assert_int_equal(mkdir(path, 0755), 0);
+		return;
+	case 's':
+		make_socket(path);
+		return;
+	case 'f':
+		make_file(path, "host:80\n");
+		return;
+	case 'p':
+		assert_int_equal(mkfifo(path, 0644), 0);
+		return;
+	case 'l':
+		assert_int_equal(symlink(target, path), 0);
+		return;
+	default:
+		fail();
+	}
+}
+
+static void make_entries(const char *const *words)
+{
+	for (; *words; words++)
+		make_entry(*words);
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------ */
+
+/* What a walk has reported: a letter and the path, LF. */
+struct report {
+	char text[1 << 18];
+	size_t length;
+	size_t count;
+	size_t truncated;
+	int last_error;
+	int stop_with;    /* what the visit returns */
+	bool is_changing; /* what is reported may be gone already */
+};
+
+static const char kind_letters[] = {
+	[LISTING_SOCKET] = 's',     [LISTING_DESCRIPTION] = 'f', [LISTING_DANGLING] = '!',
+	[LISTING_CIRCLE] = 'o',     [LISTING_BAD_NAME] = 'b',    [LISTING_OTHER] = '?',
+	[LISTING_UNREADABLE] = 'u', [LISTING_TRUNCATED] = 't',
+};
+
+static int report_visit(const struct listing_entry *entry, void *context)
+{
+	struct report *report = context;
+	struct stat status;
+
+	assert_int_equal(strlen(entry->path), entry->path_length);
+	if (!report->is_changing)
+		assert_int_equal(fstatat(entry->directory_fd, entry->name, &status, AT_SYMLINK_NOFOLLOW), 0);
+	report->count++;
+	report->truncated += entry->kind == LISTING_TRUNCATED;
+	if (entry->error != 0)
+		report->last_error = entry->error;
+	if (report->length + entry->path_length + 3 < sizeof(report->text))
+		report->length += (size_t)sprintf(report->text + report->length, "%c%s\n",
+						  kind_letters[entry->kind], entry->path);
+	return report->stop_with;
+}
+
+static struct report walk_report;
+
+static int walk(const char *directory)
+{
+	memset(&walk_report, 0, sizeof(walk_report));
+	return listing_walk("services", directory, strlen(directory), report_visit, &walk_report);
+}
+
+static void assert_walk(const char *directory, const char *expected)
+{
+	assert_int_equal(walk(directory), 0);
+	assert_string_equal(walk_report.text, expected);
+}
+
+struct walk_case {
+	const char *name;
+	const char *entries[16];
+	const char *directory;
+	const char *expected;
+};
+
+static const struct walk_case walk_cases[] = {
+	{ "empty", { NULL }, "", "" },
+	{ "one of each", { "s:socket", "f:file", "p:fifo", "d:directory" }, "", "?fifo\nffile\nssocket\n" },
+	{ "byte order, unsigned, by plain names",
+	  { "s:b", "s:B", "s:\xc3\xa4", "s:\xff", "s:a b", "d:a", "s:a/z", "s:a-", "s:a!", "s:~", "s:10",
+	    "s:9" },
+	  "",
+	  "s10\ns9\nsB\nsa/z\nsa b\nsa!\nsa-\nsb\ns~\ns\xc3\xa4\ns\xff\n" },
+	{ "hidden at every depth",
+	  { "s:.a", "d:.b", "s:.b/c", "d:d", "s:d/.e", "d:d/.f", "s:d/.f/g", "s:d/h" },
+	  "",
+	  "sd/h\n" },
+	{ "nested", { "d:a", "d:a/b", "d:a/b/c", "s:a/b/c/s", "s:a/t", "d:e" }, "", "sa/b/c/s\nsa/t\n" },
+	{ "below a directory", { "d:a", "d:a/b", "s:a/b/s", "s:a/t", "s:z" }, "a", "sa/b/s\nsa/t\n" },
+	{ "below a nested one", { "d:a", "d:a/b", "s:a/b/s", "s:a/t", "s:z" }, "a/b", "sa/b/s\n" },
+	{ "links inside, to hidden ones too",
+	  { "d:.h", "s:.h/s", "s:s", "f:f", "l:a>s", "l:b>f", "l:c>.h", "l:d>.h/s", "l:e>a" },
+	  "",
+	  "sa\nfb\nsc/s\nsd\nse\nff\nss\n" },
+	{ "links outside", { "d:../out", "s:../out/s", "l:a>../out", "l:b>../out/s" }, "", "sa/s\nsb\n" },
+	{ "a linked directory asked for", { "d:../out", "s:../out/s", "l:a>../out" }, "a", "sa/s\n" },
+	{ "dangling", { "l:a>nowhere", "l:b>b", "f:f", "l:c>f/x", "s:d" }, "", "!a\n!b\n!c\nsd\nff\n" },
+	{ "control bytes",
+	  { "s:a\nb", "s:a\rb", "s:a\x7f", "s:\x01", "d:x\ty", "s:x\ty/z", "s:\xc2\x80" },
+	  "",
+	  "b\x01\nba\nb\nba\rb\nba\x7f\nbx\ty\ns\xc2\x80\n" },
+	{ "a circle of one", { "s:s", "l:self>." }, "", "ss\noself\n" },
+	{ "a circle of two",
+	  { "d:a", "d:b", "s:a/s", "s:b/t", "l:a/x>../b", "l:b/y>../a" },
+	  "",
+	  "sa/s\nsa/x/t\noa/x/y\nsb/t\nsb/y/s\nob/y/x\n" },
+	{ "a circle of three",
+	  { "d:a", "d:b", "d:c", "s:c/s", "l:a/x>../b", "l:b/x>../c", "l:c/x>../a" },
+	  "",
+	  "sa/x/x/s\noa/x/x/x\nsb/x/s\nob/x/x/x\nsc/s\noc/x/x/x\n" },
+	{ "a circle through the services directory",
+	  { "d:a", "s:a/s", "l:a/up>..", "s:z" },
+	  "",
+	  "sa/s\noa/up\nsz\n" },
+	{ "the same circle from within", { "d:a", "s:a/s", "l:a/up>..", "s:z" }, "a", "sa/s\noa/up\n" },
+	{ "the circle itself asked for",
+	  { "d:a", "s:a/s", "l:a/up>..", "s:z" },
+	  "a/up",
+	  "oa/up/a\nsa/up/z\n" },
+	{ "twice the same directory is no circle", { "d:a", "s:a/s", "l:b>a" }, "", "sa/s\nsb/s\n" },
+};
+
+static void test_walk_finds_what_is_there(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(walk_cases); i++) {
+		print_message("# %s\n", walk_cases[i].name);
+		make_entries(walk_cases[i].entries);
+		assert_walk(walk_cases[i].directory, walk_cases[i].expected);
+		assert_int_equal(remove_workplace(state), 0);
+		assert_int_equal(make_workplace(state), 0);
+	}
+}
+
+static void test_walk_without_directory(void **state)
+{
+	(void)state;
+	make_entries((const char *const[]){ "f:f", "l:gone>nowhere", NULL });
+	assert_int_equal(walk("nowhere"), -ENOENT);
+	assert_int_equal(walk("gone"), -ENOENT);
+	assert_int_equal(walk("f"), -ENOTDIR);
+	assert_int_equal(walk("f/x"), -ENOTDIR);
+	assert_int_equal(walk_report.count, 0);
+	assert_int_equal(listing_walk("none", "", 0, report_visit, &walk_report), -ENOENT);
+	assert_int_equal(listing_walk("services/f", "", 0, report_visit, &walk_report), -ENOTDIR);
+}
+
+static void test_walk_directory_is_not_terminated(void **state)
+{
+	(void)state;
+	make_entries((const char *const[]){ "d:a", "s:a/s", NULL });
+	memset(&walk_report, 0, sizeof(walk_report));
+	assert_int_equal(listing_walk("services", "abc", 1, report_visit, &walk_report), 0);
+	assert_string_equal(walk_report.text, "sa/s\n");
+}
+
+static void test_walk_services_is_a_link(void **state)
+{
+	(void)state;
+	make_entries((const char *const[]){ "s:s", NULL });
+	assert_int_equal(symlink("services", "link"), 0);
+	memset(&walk_report, 0, sizeof(walk_report));
+	assert_int_equal(listing_walk("link", "", 0, report_visit, &walk_report), 0);
+	assert_string_equal(walk_report.text, "ss\n");
+}
+
+static void test_walk_stops_when_told(void **state)
+{
+	(void)state;
+	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "s:d", NULL });
+	memset(&walk_report, 0, sizeof(walk_report));
+	walk_report.stop_with = 7;
+	assert_int_equal(listing_walk("services", "", 0, report_visit, &walk_report), 7);
+	assert_string_equal(walk_report.text, "sa\n");
+}
+
+/* Goes into count directories, each inside the one before; returns the innermost's descriptor. */
+static int make_deep(const char *start, const char *name, int count)
+{
+	int fd = open(start, O_PATH | O_CLOEXEC);
+
+	for (int i = 0; i < count; i++) {
+		int parent = fd;
+
+		assert_int_equal(mkdirat(parent, name, 0755), 0);
+		fd = openat(parent, name, O_PATH | O_CLOEXEC);
+		assert_true(fd >= 0);
+		close(parent);
+	}
+	return fd;
+}
+
+static void make_file_at(int fd, const char *name)
+{
+	close(openat(fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+}
+
+/* Every level has an entry before and one behind the next: the walk must find its way back. */
+static void test_walk_deeper_than_it_keeps_open(void **state)
+{
+	enum { DEPTH = 20 * LISTING_DESCRIPTORS_MAX };
+	static char expected[sizeof(walk_report.text)];
+	char path[2 * DEPTH + 2];
+	size_t length = 0;
+	int fd = open("services", O_PATH | O_CLOEXEC);
+
+	(void)state;
+	for (int i = 0; i <= DEPTH; i++) {
+		int inner;
+
+		make_file_at(fd, "a");
+		make_file_at(fd, "z");
+		mkdirat(fd, "m", 0755);
+		inner = openat(fd, "m", O_PATH | O_CLOEXEC);
+		close(fd);
+		fd = inner;
+	}
+	close(fd);
+	for (int i = 0; i <= 2 * DEPTH + 1; i++) {
+		int depth = i <= DEPTH ? i : 2 * DEPTH + 1 - i;
+
+		for (int j = 0; j < depth; j++)
+			memcpy(path + 2 * j, "m/", 2);
+		path[2 * depth] = '\0';
+		length += (size_t)sprintf(expected + length, "f%s%c\n", path, i <= DEPTH ? 'a' : 'z');
+	}
+	assert_int_equal(walk(""), 0);
+	assert_int_equal(walk_report.count, 2 * (DEPTH + 1));
+	assert_memory_equal(walk_report.text, expected, walk_report.length);
+}
+
+static void test_walk_paths_longer_than_a_line(void **state)
+{
+	char name[251];
+	int fd;
+
+	(void)state;
+	memset(name, 'n', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	fd = make_deep("services", name, 16); /* 16 * 251 = 4016 with the last '/' */
+	name[79] = '\0';
+	make_file_at(fd, name); /* 4095 bytes */
+	name[79] = 'n';
+	name[80] = '\0';
+	make_file_at(fd, name); /* 4096 */
+	close(fd);
+
+	assert_int_equal(walk(""), 0);
+	assert_int_equal(walk_report.count, 2);
+	assert_int_equal(walk_report.truncated, 1);
+	assert_int_equal(walk_report.last_error, ENAMETOOLONG);
+	assert_int_equal(walk_report.text[0], 'f');
+	assert_int_equal(strcspn(walk_report.text, "\n"), 1 + PATH_LENGTH_MAX);
+}
+
+static void test_walk_services_and_directory_longer_than_path_max(void **state)
+{
+	static char services[3200] = "services";
+	static char directory[3200];
+	char name[201];
+	size_t length = 0;
+	int fd;
+
+	(void)state;
+	memset(name, 'n', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	fd = make_deep("services", name, 30);
+	make_file_at(fd, "f");
+	close(fd);
+	for (int i = 0; i < 15; i++) {
+		strcat(strcat(services, "/"), name);
+		length += (size_t)sprintf(directory + length, "%s%s", i ? "/" : "", name);
+	}
+	memset(&walk_report, 0, sizeof(walk_report));
+	assert_int_equal(listing_walk(services, directory, length, report_visit, &walk_report), 0);
+	assert_int_equal(walk_report.count, 1);
+	assert_int_equal(walk_report.length, length + strlen("f/f\n"));
+}
+
+static void test_walk_many_entries_in_order(void **state)
+{
+	char path[64];
+	char previous[16] = "";
+	const char *line;
+
+	(void)state;
+	for (unsigned i = 0; i < 1000; i++) {
+		snprintf(path, sizeof(path), "services/%04u", i * 7919 % 1000);
+		make_file(path, "");
+	}
+	assert_int_equal(walk(""), 0);
+	assert_int_equal(walk_report.count, 1000);
+	line = walk_report.text;
+	for (int i = 0; i < 1000; i++, line += 6) {
+		assert_true(strncmp(previous, line, 5) < 0);
+		memcpy(previous, line, 5);
+	}
+}
+
+/* Twelve directories that link to each other crosswise have more than a thousand million paths. */
+static void test_walk_of_branching_links_is_bounded(void **state)
+{
+	char word[64];
+
+	(void)state;
+	for (int i = 0; i < 12; i++) {
+		snprintf(word, sizeof(word), "d:%c", 'a' + i);
+		make_entry(word);
+		for (int j = 0; j < 12; j++) {
+			snprintf(word, sizeof(word), "l:%c/%c>../%c", 'a' + i, 'a' + j, 'a' + j);
+			make_entry(word);
+		}
+	}
+	assert_int_equal(walk(""), 0);
+	assert_true(walk_report.count <= LISTING_ENTRIES_MAX + 1);
+	assert_int_equal(walk_report.truncated, 1);
+	assert_int_equal(walk_report.last_error, E2BIG);
+}
+
+/* The first entry reported does this to the directory. */
+static const char *change_command;
+
+static int change_visit(const struct listing_entry *entry, void *context)
+{
+	int result = report_visit(entry, context);
+
+	walk_report.is_changing = true;
+	if (change_command) {
+		assert_int_equal(system(change_command), 0);
+		change_command = NULL;
+	}
+	return result;
+}
+
+static void assert_walk_while(const char *command, const char *expected)
+{
+	change_command = command;
+	memset(&walk_report, 0, sizeof(walk_report));
+	assert_int_equal(listing_walk("services", "", 0, change_visit, &walk_report), 0);
+	assert_string_equal(walk_report.text, expected);
+}
+
+static void test_walk_of_what_vanishes(void **state)
+{
+	(void)state;
+	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>a", "d:e", "s:e/f", "s:z", NULL });
+	assert_walk_while("rm -r services/b; touch services/b", "sa\nsd\nse/f\nsz\n");
+	assert_walk_while("rm -r services/e services/d", "sa\nfb\nsz\n");
+	assert_walk_while("rm -r services", "sa\nfb\nsz\n");
+}
+
+static void test_walk_of_a_way_back_that_vanishes(void **state)
+{
+	int depth = LISTING_DESCRIPTORS_MAX + 4;
+	char command[128] = "cd services; rm -r ";
+	int fd = make_deep("services", "d", depth);
+
+	(void)state;
+	make_file_at(fd, "a");
+	close(fd);
+	for (int i = 0; i < depth - 1; i++)
+		strcat(command, "d/");
+	change_command = strcat(command, "d");
+	memset(&walk_report, 0, sizeof(walk_report));
+	make_entry("s:z");
+	assert_int_equal(listing_walk("services", "", 0, change_visit, &walk_report), 0);
+	assert_int_equal(walk_report.count, 2);
+}
+
+static void test_walk_of_what_may_not_be_read(void **state)
+{
+	bool is_root = geteuid() == 0;
+	int result;
+
+	(void)state;
+	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>b/c", "s:z", NULL });
+	assert_int_equal(chmod("services/b", 0), 0);
+	if (is_root)
+		assert_int_equal(seteuid(65534), 0);
+	result = walk("");
+	assert_int_equal(walk("b"), -EACCES);
+	walk("");
+	if (is_root)
+		assert_int_equal(seteuid(0), 0);
+	assert_int_equal(chmod("services/b", 0755), 0);
+	assert_int_equal(result, 0);
+	assert_string_equal(walk_report.text, "sa\nub\nud\nsz\n");
+	assert_int_equal(walk_report.last_error, EACCES);
+}
+
+/* A list with holes must not pass for the whole. */
+static void test_walk_without_descriptors(void **state)
+{
+	struct rlimit before;
+	struct rlimit scarce;
+	int result;
+	int fd = make_deep("services", "d", 8);
+
+	(void)state;
+	getrlimit(RLIMIT_NOFILE, &before);
+	scarce = before;
+	scarce.rlim_cur = (rlim_t)fd + 4;
+	close(fd);
+	setrlimit(RLIMIT_NOFILE, &scarce);
+	result = walk("");
+	setrlimit(RLIMIT_NOFILE, &before);
+	assert_int_equal(result, -EMFILE);
+}
+
+/* ---- description files --------------------------------------------------------------------------- */
+
+static void test_description_file(void **state)
+{
+	static char bytes[DESCRIPTION_FILE_BUFFER];
+	struct stat status;
+	int fd;
+
+	(void)state;
+	make_entries((const char *const[]){ "f:f", "p:p", "d:d", "s:s", "l:l>f", "f:big", NULL });
+	fd = description_file_open(AT_FDCWD, "services/l", &status);
+	assert_true(fd >= 0);
+	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(description_file_read(fd, bytes), 8);
+		assert_memory_equal(bytes, "host:80\n", 8);
+	}
+	close(fd);
+
+	assert_int_equal(description_file_open(AT_FDCWD, "services/none", &status), -ENOENT);
+	assert_int_equal(description_file_open(AT_FDCWD, "services/d", &status), -EINVAL);
+	assert_int_equal(description_file_open(AT_FDCWD, "services/p", &status), -EINVAL);
+	assert_int_equal(description_file_open(AT_FDCWD, "services/s", &status), -EINVAL);
+	assert_true(S_ISSOCK(status.st_mode));
+	assert_int_equal(description_file_open(AT_FDCWD, "/dev/zero", &status), -EINVAL);
+	assert_int_equal(description_file_open(AT_FDCWD, "services/f/x", &status), -ENOTDIR);
+}
+
+static void test_description_file_of_every_size(void **state)
+{
+	static char bytes[DESCRIPTION_FILE_BUFFER];
+	struct stat status;
+	int fd;
+
+	(void)state;
+	make_file("f", "");
+	fd = description_file_open(AT_FDCWD, "f", &status);
+	assert_int_equal(description_file_read(fd, bytes), 0);
+	assert_int_equal(truncate("f", DESCRIPTION_SIZE_MAX), 0);
+	assert_int_equal(description_file_read(fd, bytes), DESCRIPTION_SIZE_MAX);
+	assert_int_equal(truncate("f", DESCRIPTION_SIZE_MAX + 1), 0);
+	assert_int_equal(description_file_read(fd, bytes), -EFBIG);
+	close(fd);
+	assert_int_equal(description_file_open(AT_FDCWD, "f", &status), -EFBIG);
+}
+
+/* ---- the lister ---------------------------------------------------------------------------------- */
+
+static sem_t done;    /* posted at the end of each on_done() */
+static sem_t entered; /* posted by on_done_hold() */
+static sem_t release; /* awaited by it */
+static struct listing_wish *done_order[16];
+static size_t done_count;
+
+static void on_done(struct listing_wish *wish)
+{
+	done_order[done_count++] = wish;
+	sem_post(&done);
+}
+
+/* Keeps the lister's thread inside until it is released: meanwhile, wishes wait for sure. */
+static void on_done_hold(struct listing_wish *wish)
+{
+	sem_post(&entered);
+	sem_wait(&release);
+	on_done(wish);
+}
+
+static struct listing_wish *wish_new(const char *directory, bool is_detailed)
+{
+	size_t length = strlen(directory);
+	struct listing_wish *wish = calloc(1, sizeof(*wish));
+
+	list_init(&wish->link);
+	wish->on_done = on_done;
+	wish->is_detailed = is_detailed;
+	wish->directory_length = length;
+	wish->result = 1;
+	wish->directory = directory;
+	return wish;
+}
+
+static void wish_free(struct listing_wish *wish)
+{
+	listing_text_unref(wish->text);
+	free(wish);
+}
+
+/* Submits a wish and waits until it is done. */
+static struct listing_wish *wish_for(struct lister *lister, const char *directory, bool is_detailed)
+{
+	struct listing_wish *wish = wish_new(directory, is_detailed);
+
+	lister_submit(lister, wish);
+	sem_wait(&done);
+	return wish;
+}
+
+static void assert_text(const struct listing_wish *wish, const char *expected)
+{
+	assert_int_equal(wish->result, 0);
+	assert_int_equal(wish->text->length, strlen(expected));
+	assert_memory_equal(wish->text->bytes, expected, strlen(expected));
+}
+
+static struct lister *start_lister(void)
+{
+	struct lister *lister = lister_new("services");
+
+	assert_non_null(lister);
+	sem_init(&done, 0, 0);
+	sem_init(&entered, 0, 0);
+	sem_init(&release, 0, 0);
+	done_count = 0;
+	return lister;
+}
+
+static void test_lister_writes_lists(void **state)
+{
+	static const struct {
+		const char *directory;
+		bool is_detailed;
+		int result;
+		const char *text;
+	} cases[] = {
+		{ "", false, 0, "bad\r\nd/t\r\nk\r\np\r\ns\r\ntcp\r\nu\r\n\r\n" },
+		{ "", true, 0,
+		  "d/t\tunix\t\r\nk\tkaiso\t\r\np\tpassfd\t\r\n"
+		  "s\tunix\t\r\ntcp\ttcp\t\r\nu\tunix\t\r\n\r\n" },
+		{ "d", false, 0, "d/t\r\n\r\n" },
+		{ "d", true, 0, "d/t\tunix\t\r\n\r\n" },
+		{ "e", false, 0, "\r\n" },
+		{ "e", true, 0, "\r\n" },
+		{ "none", false, -ENOENT, NULL },
+		{ "s", true, -ENOTDIR, NULL },
+	};
+	struct lister *lister = start_lister();
+
+	(void)state;
+	make_entries(
+		(const char *const[]){ "s:s", "f:tcp", "d:d", "s:d/t", "d:e", "p:fifo", "l:gone>x", NULL });
+	make_file("services/bad", "host:99999\n");
+	make_file("services/k", "host:80 far away\n");
+	make_file("services/p", "s passfd\n");
+	make_file("services/u", "s\n");
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct listing_wish *wish = wish_for(lister, cases[i].directory, cases[i].is_detailed);
+
+		assert_int_equal(wish->result, cases[i].result);
+		if (cases[i].text)
+			assert_text(wish, cases[i].text);
+		else
+			assert_null(wish->text);
+		wish_free(wish);
+	}
+	lister_free(lister);
+}
+
+static void test_lister_detailed_without_descriptors(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *wish = wish_new("", true);
+	struct rlimit before;
+	struct rlimit scarce;
+	int lowest = open(".", O_PATH | O_CLOEXEC);
+
+	(void)state;
+	make_entries((const char *const[]){ "s:a", "f:tcp", NULL });
+	getrlimit(RLIMIT_NOFILE, &before);
+	scarce = before;
+	/* Two: the directory, and the file's name, but not the file. */
+	scarce.rlim_cur = (rlim_t)lowest + 2;
+	close(lowest);
+	setrlimit(RLIMIT_NOFILE, &scarce);
+	lister_submit(lister, wish);
+	sem_wait(&done);
+	setrlimit(RLIMIT_NOFILE, &before);
+	assert_int_equal(wish->result, -EMFILE);
+	assert_null(wish->text);
+	wish_free(wish);
+	lister_free(lister);
+}
+
+static void test_lister_long_list(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *wish;
+	char path[64];
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		snprintf(path, sizeof(path), "services/%03d-with-a-name", i);
+		make_file(path, "");
+	}
+	wish = wish_for(lister, "", false);
+	assert_int_equal(wish->text->length, 1000 * strlen("000-with-a-name\r\n") + 2);
+	assert_memory_equal(wish->text->bytes + wish->text->length - 9, "-name\r\n\r\n", 9);
+	wish_free(wish);
+	lister_free(lister);
+}
+
+/* Holds the lister's thread with a first wish and submits the others, which therefore wait together. */
+static struct listing_wish *submit_held(struct lister *lister, struct listing_wish **wishes, size_t count)
+{
+	struct listing_wish *first = wish_new("", false);
+
+	first->on_done = on_done_hold;
+	lister_submit(lister, first);
+	sem_wait(&entered);
+	for (size_t i = 0; i < count; i++)
+		lister_submit(lister, wishes[i]);
+	return first;
+}
+
+/* Same wishes are answered by one walk: together, before one that came between them. */
+static void test_lister_same_wishes_share_a_walk(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *wishes[] = {
+		wish_new("d", false), wish_new("", false),  wish_new("d", false),
+		wish_new("d", true),  wish_new("d", false),
+	};
+	static const int order[] = { 0, 2, 4, 1, 3 };
+	struct listing_wish *first;
+
+	(void)state;
+	make_entries((const char *const[]){ "d:d", "s:d/s", "s:t", NULL });
+	first = submit_held(lister, wishes, ARRAY_SIZE(wishes));
+	sem_post(&release);
+	for (size_t i = 0; i < 1 + ARRAY_SIZE(wishes); i++)
+		sem_wait(&done);
+	assert_ptr_equal(done_order[0], first);
+	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++)
+		assert_ptr_equal(done_order[1 + i], wishes[order[i]]);
+	assert_ptr_equal(wishes[0]->text, wishes[2]->text);
+	assert_ptr_equal(wishes[0]->text, wishes[4]->text);
+	assert_int_equal(wishes[0]->text->references, 3);
+	wish_free(first);
+	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++)
+		wish_free(wishes[i]);
+	lister_free(lister);
+}
+
+static void test_lister_answer_is_no_older_than_its_wish(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *later = wish_new("", false);
+	struct listing_wish *first = submit_held(lister, NULL, 0);
+
+	(void)state;
+	make_entry("s:new");
+	lister_submit(lister, later);
+	sem_post(&release);
+	sem_wait(&done);
+	sem_wait(&done);
+	assert_text(first, "\r\n");
+	assert_text(later, "new\r\n\r\n");
+	wish_free(first);
+	wish_free(later);
+	lister_free(lister);
+}
+
+static void test_lister_equal_texts_are_one(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *first;
+	struct listing_wish *same;
+	struct listing_wish *detailed;
+	struct listing_wish *changed;
+
+	(void)state;
+	make_entry("s:s");
+	first = wish_for(lister, "", false);
+	detailed = wish_for(lister, "", true);
+	same = wish_for(lister, "", false);
+	assert_ptr_equal(first->text, same->text);
+	assert_ptr_not_equal(first->text, detailed->text);
+	assert_int_equal(first->text->references, 2);
+	make_entry("s:t");
+	changed = wish_for(lister, "", false);
+	assert_ptr_not_equal(first->text, changed->text);
+	assert_text(first, "s\r\n\r\n");
+	assert_text(changed, "s\r\nt\r\n\r\n");
+
+	/* A text outlives its lister. */
+	lister_free(lister);
+	wish_free(first);
+	assert_text(same, "s\r\n\r\n");
+	wish_free(same);
+	wish_free(detailed);
+	wish_free(changed);
+	listing_text_unref(NULL);
+}
+
+static void test_lister_ends_while_wishes_wait(void **state)
+{
+	struct lister *lister = start_lister();
+	struct listing_wish *wishes[] = { wish_new("", false), wish_new("", true), wish_new("d", false) };
+	struct listing_wish *first = submit_held(lister, wishes, ARRAY_SIZE(wishes));
+
+	(void)state;
+	make_entry("d:d");
+	/* From here on the thread and this one race, so any of them may still be answered. */
+	sem_post(&release);
+	lister_free(lister);
+	assert_int_equal(done_count, 1 + ARRAY_SIZE(wishes));
+	assert_text(first, "\r\n");
+	wish_free(first);
+	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++) {
+		assert_true(wishes[i]->result == 0 || wishes[i]->result == -ECANCELED);
+		assert_true((wishes[i]->result == 0) == (wishes[i]->text != NULL));
+		wish_free(wishes[i]);
+	}
+	lister_free(NULL);
+}
+
+#define LISTING_TEST(function) cmocka_unit_test_setup_teardown(function, make_workplace, remove_workplace)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		LISTING_TEST(test_walk_finds_what_is_there),
+		LISTING_TEST(test_walk_without_directory),
+		LISTING_TEST(test_walk_directory_is_not_terminated),
+		LISTING_TEST(test_walk_services_is_a_link),
+		LISTING_TEST(test_walk_stops_when_told),
+		LISTING_TEST(test_walk_deeper_than_it_keeps_open),
+		LISTING_TEST(test_walk_paths_longer_than_a_line),
+		LISTING_TEST(test_walk_services_and_directory_longer_than_path_max),
+		LISTING_TEST(test_walk_many_entries_in_order),
+		LISTING_TEST(test_walk_of_branching_links_is_bounded),
+		LISTING_TEST(test_walk_of_what_vanishes),
+		LISTING_TEST(test_walk_of_a_way_back_that_vanishes),
+		LISTING_TEST(test_walk_of_what_may_not_be_read),
+		LISTING_TEST(test_walk_without_descriptors),
+		LISTING_TEST(test_description_file),
+		LISTING_TEST(test_description_file_of_every_size),
+		LISTING_TEST(test_lister_writes_lists),
+		LISTING_TEST(test_lister_detailed_without_descriptors),
+		LISTING_TEST(test_lister_long_list),
+		LISTING_TEST(test_lister_same_wishes_share_a_walk),
+		LISTING_TEST(test_lister_answer_is_no_older_than_its_wish),
+		LISTING_TEST(test_lister_equal_texts_are_one),
+		LISTING_TEST(test_lister_ends_while_wishes_wait),
+	};
+
+	log_init(LOG_LEVEL_ERROR, LOG_FORMAT_LOGFMT);
+	return FIXTURE_RUN(tests);
+}
