@@ -301,7 +301,7 @@ static int listen_on(struct listen_set *listeners, char **words, int count, char
 	int r = listen_set_inherit(listeners, reason, reason_size);
 
 	if (r < 0)
-		return r;
+		return -EBADF; /* the service manager's mistake, not the command line's */
 	if (count == 0 && r == 0)
 		return listen_set_add_loopback(listeners, DEFAULT_PORT, reason, reason_size);
 	for (int i = 0; i < count; i++) {

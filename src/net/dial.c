@@ -138,7 +138,9 @@ static void dial_drop_attempt(struct dial *dial, int error)
 	CLEANUP_CLOSE int fd = dial_take_fd(dial);
 
 	loop_timer_cancel(dial->loop, &dial->timer);
-	dial->last_error = error;
+	/* That somebody did not answer says more than what another address said. */
+	if (dial->last_error != -ETIMEDOUT)
+		dial->last_error = error;
 }
 
 /* Begins with the next address that can be tried at all; false when none is left. */

@@ -31,7 +31,8 @@ int dial_unix_at(int socket_file_fd);
 /*
  * A connection that takes time. Storage is the caller's; it must stay where it is until on_done was
  * called or dial_cancel() was. on_done gets a descriptor, which is the callee's from then on, or a negative
- * errno (-ETIMEDOUT when the deadline passed, that of the last address otherwise, or of the name's lookup).
+ * errno: -ETIMEDOUT when the deadline passed or an address did not answer in its share of the time, else that of the
+ * last address, or of the name's lookup.
  */
 struct dial {
 	struct loop *loop;

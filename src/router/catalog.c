@@ -180,6 +180,7 @@ static struct service *service_new(struct catalog *catalog, enum service_kind ki
 	if (addr_parse_numeric(from->host.start, from->host.length, from->port, &service->address) != 0)
 		service->address.sa.sa_family = AF_UNSPEC;
 	list_init(&service->unused);
+	list_init(&service->turn.link);
 	receiver_init(&service->receiver, catalog->loop);
 	cursor = service->text;
 	service->path = text_put(&cursor, path, length);
@@ -211,6 +212,24 @@ static enum service_kind service_kind_of(enum description_kind kind)
 		return SERVICE_PASSFD;
 	}
 	return SERVICE_UNKNOWN;
+}
+
+const char *service_kind_name(enum service_kind kind)
+{
+	switch (kind) {
+	case SERVICE_UNKNOWN:
+		return NULL;
+	case SERVICE_SOCKET:
+	case SERVICE_UNIX:
+		return description_kind_name(DESCRIPTION_UNIX);
+	case SERVICE_TCP:
+		return description_kind_name(DESCRIPTION_TCP);
+	case SERVICE_KAISO:
+		return description_kind_name(DESCRIPTION_KAISO);
+	case SERVICE_PASSFD:
+		return description_kind_name(DESCRIPTION_PASSFD);
+	}
+	return NULL;
 }
 
 static struct service_stamp stamp_of(const struct stat *status)
@@ -248,34 +267,62 @@ static int description_problem(struct description_error *error, const char *reas
 	return -EINVAL;
 }
 
-/* Reads the description behind an O_PATH descriptor of a regular file. */
-static int catalog_read(struct catalog *catalog, int file_fd, const char *path, size_t length,
-			struct service **service, struct description_error *error)
+/* Does a description say what is remembered already? The first line says it all. */
+static bool service_says(const struct service *known, const struct description *description)
+{
+	return known && known->kind == service_kind_of(description->kind) &&
+	       strlen(known->target) == description->target.length &&
+	       memcmp(known->target, description->target.start, description->target.length) == 0;
+}
+
+/* The service of a description that was just read: the one that is remembered when it says the same (its receiver
+ * may have a connection to keep), else a new one in its place. */
+static int catalog_found_description(struct catalog *catalog, struct service *known, const char *path,
+				     size_t length, const struct description *description,
+				     struct service **service)
+{
+	if (service_says(known, description)) {
+		service_ref(known);
+		*service = known;
+		return 0;
+	}
+	*service = service_new(catalog, service_kind_of(description->kind), path, length, description);
+	if (!*service)
+		return -ENOMEM;
+	if (known)
+		catalog_forget(catalog, known);
+	catalog_remember(catalog, *service);
+	return 0;
+}
+
+/* Reads the file behind an O_PATH descriptor into the catalog's buffer: its length, or a negative errno. */
+static ssize_t catalog_read(struct catalog *catalog, int file_fd, struct stat *status)
+{
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", file_fd);
+	CLEANUP_CLOSE int fd = description_file_open(AT_FDCWD, link, status);
+
+	return fd < 0 ? fd : description_file_read(fd, catalog->buffer);
+}
+
+static int catalog_describe(struct catalog *catalog, int file_fd, struct service *known, const char *path,
+			    size_t length, struct service **service, struct description_error *error)
 {
 	struct description description;
 	struct stat status;
-	char link[32];
-	ssize_t size;
+	ssize_t size = catalog_read(catalog, file_fd, &status);
 	int r;
 
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", file_fd);
-	CLEANUP_CLOSE int fd = description_file_open(AT_FDCWD, link, &status);
-
-	if (fd == -EFBIG)
-		return description_problem(error, "longer than 64 KiB");
-	if (fd < 0)
-		return fd;
-	size = description_file_read(fd, catalog->buffer);
 	if (size == -EFBIG)
 		return description_problem(error, "longer than 64 KiB");
 	if (size < 0)
 		return (int)size;
 	r = description_parse(catalog->buffer, (size_t)size, &description, error);
+	if (r == 0)
+		r = catalog_found_description(catalog, known, path, length, &description, service);
 	if (r < 0)
 		return r;
-	*service = service_new(catalog, service_kind_of(description.kind), path, length, &description);
-	if (!*service)
-		return -ENOMEM;
 	(*service)->stamp = stamp_of(&status);
 	(*service)->is_settled = status_is_settled(&status);
 	return 0;
@@ -344,13 +391,8 @@ static int catalog_inspect(struct catalog *catalog, struct service *known, const
 	}
 	if (!S_ISREG(status.st_mode))
 		return -ENOENT;
-	r = catalog_read(catalog, file, path, length, service, error);
-	if (r < 0)
-		return errno_means_absent(r) ? -ENOENT : r;
-	if (known)
-		catalog_forget(catalog, known);
-	catalog_remember(catalog, *service);
-	return 0;
+	r = catalog_describe(catalog, file, known, path, length, service, error);
+	return errno_means_absent(r) ? -ENOENT : r;
 }
 
 static int catalog_look(struct catalog *catalog, const char *path, size_t length, struct service **service,

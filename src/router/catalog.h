@@ -20,6 +20,7 @@
 #include "net/loop.h"
 #include "proto/description.h"
 #include "router/handover.h"
+#include "router/turns.h"
 
 #define CATALOG_BUCKETS 1024
 #define CATALOG_UNUSED_MAX 1024 /* services without a session that are remembered */
@@ -42,7 +43,7 @@ struct service_stamp {
 	struct timespec changed;
 };
 
-/* Immutable but for references and receiver. The texts live as long as the service. */
+/* Immutable but for its place in memory, its stamp, its receiver and its turn. The texts live as long as the service. */
 struct service {
 	struct catalog *catalog;
 	struct service *next; /* in its bucket */
@@ -58,6 +59,7 @@ struct service {
 	uint64_t hash;       /* of the path */
 	struct service_stamp stamp;
 	struct receiver receiver; /* PASSFD */
+	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
 	size_t path_length;
 	const char *path;        /* as the client says it; all texts are terminated */
 	const char *socket_path; /* SOCKET, UNIX, PASSFD: to be connected */
@@ -97,6 +99,9 @@ int catalog_open(struct catalog *catalog, const char *path, size_t length, struc
 
 /* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out of memory. */
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length);
+
+/* "unix", "tcp", "kaiso", "passfd", or NULL for SERVICE_UNKNOWN. Static. */
+const char *service_kind_name(enum service_kind kind);
 
 /* service->hash of a path. */
 uint64_t catalog_path_hash(const char *path, size_t length);

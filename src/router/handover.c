@@ -73,6 +73,13 @@ void receiver_deinit(struct receiver *receiver)
 	receiver_forget(receiver);
 }
 
+void receiver_check(struct receiver *receiver, const struct stat *socket_file)
+{
+	if (receiver->watch.fd >= 0 && (!socket_file || socket_file->st_dev != receiver->device ||
+					socket_file->st_ino != receiver->inode))
+		receiver_forget(receiver);
+}
+
 int receiver_send(struct receiver *receiver, int client_fd)
 {
 	int r = fdpass_send(receiver->watch.fd, CLIENT_BYTE, client_fd);
@@ -86,7 +93,8 @@ int receiver_send(struct receiver *receiver, int client_fd)
 	return r;
 }
 
-int receiver_send_first_take(struct receiver *receiver, int connection_fd, int client_fd)
+int receiver_send_first_take(struct receiver *receiver, int connection_fd, int client_fd,
+			     const struct stat *socket_file)
 {
 	int r = fdpass_send(connection_fd, CLIENT_BYTE, client_fd);
 
@@ -94,11 +102,14 @@ int receiver_send_first_take(struct receiver *receiver, int connection_fd, int c
 		return -EAGAIN;
 	if (r < 0)
 		return r;
-	if (receiver->state != RECEIVER_UNKNOWN || receiver->loop->now_ms < receiver->ask_again_ms) {
+	if (!socket_file || receiver->state != RECEIVER_UNKNOWN ||
+	    receiver->loop->now_ms < receiver->ask_again_ms) {
 		close(connection_fd);
 		return 0;
 	}
 	receiver->watch.fd = connection_fd;
+	receiver->device = socket_file->st_dev;
+	receiver->inode = socket_file->st_ino;
 	receiver->state = RECEIVER_ASKED;
 	if (loop_watch(receiver->loop, &receiver->watch, EPOLLIN | EPOLLRDHUP) != 0 ||
 	    loop_timer_set(receiver->loop, &receiver->timer, receiver->loop->now_ms + RECEIVER_GREETING_MS) !=

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "net/loop.h"
 
@@ -31,11 +32,16 @@ struct receiver {
 	struct loop_watch watch; /* watch.fd: the connection kept, owned; -1 for none */
 	struct loop_timer timer; /* ASKED: when to stop waiting for the greeting */
 	uint64_t ask_again_ms;
+	dev_t device; /* the socket file that the connection kept was made to */
+	ino_t inode;
 };
 
 /* Storage must outlive the batch of events in which receiver_deinit() is called (loop_defer()). */
 void receiver_init(struct receiver *receiver, struct loop *loop);
 void receiver_deinit(struct receiver *receiver);
+
+/* Lets go of a connection that was made to another socket file than the one that lies there now (NULL: none). */
+void receiver_check(struct receiver *receiver, const struct stat *socket_file);
 
 static inline bool receiver_is_lasting(const struct receiver *receiver)
 {
@@ -52,7 +58,9 @@ int receiver_send(struct receiver *receiver, int client_fd);
 /*
  * Sends a client over a connection just made. On success the connection is consumed: kept when the receiver may
  * turn out to be a lasting one, else closed. Otherwise a negative errno as above, the connection still the caller's.
+ * socket_file: what lay at the path right before it was connected; NULL when that is not known: then it is not kept.
  */
-int receiver_send_first_take(struct receiver *receiver, int connection_fd, int client_fd);
+int receiver_send_first_take(struct receiver *receiver, int connection_fd, int client_fd,
+			     const struct stat *socket_file);
 
 #endif

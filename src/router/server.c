@@ -168,6 +168,7 @@ static int server_init(struct server *server, const struct router_options *optio
 	limits->requests_per_second_per_address = options->max_requests_per_second;
 	limits->lists_max = options->max_lists;
 	chains_init(&server->shared.chains);
+	turns_init(&server->shared.turns);
 	r = server_take_signals(server);
 	if (r < 0)
 		return r;
@@ -196,6 +197,7 @@ static void server_free(struct server *server)
 	free(server->workers);
 	cleanup_close(&server->signals.fd);
 	cleanup_close(&server->idle.fd);
+	turns_deinit(&server->shared.turns);
 	chains_deinit(&server->shared.chains);
 	limits_deinit(&server->shared.limits);
 	free(server);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -135,7 +136,7 @@ static enum step session_take_request(struct session *session, const struct requ
 
 	if (limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) != LIMIT_NONE) {
 		session->wants_verdict = request->kind == REQUEST_VERB_OPEN;
-		worker_log_limit(worker, &session->peer, LIMIT_ADDRESS_REQUESTS);
+		session->limit = LIMIT_ADDRESS_REQUESTS;
 		return session_refuse(session, SESSION_LIMIT);
 	}
 	switch (request->kind) {
@@ -227,7 +228,7 @@ static enum step session_want_list(struct session *session, const struct request
 	struct session_reply *reply;
 
 	if (limits_begin_list(&worker->shared->limits) != LIMIT_NONE) {
-		worker_log_limit(worker, &session->peer, LIMIT_LISTS);
+		session->limit = LIMIT_LISTS;
 		return session_refuse(session, SESSION_LIMIT);
 	}
 	reply = reply_new(session, request->path, request->path_length);
@@ -536,7 +537,7 @@ static enum step session_tell_opened(struct session *session)
 }
 
 /* Sends the client's socket, as accept() would have given it: blocking, and in no epoll of ours. */
-static int session_send_client(struct session *session)
+static int session_send_client(struct session *session, const struct stat *socket_file)
 {
 	struct receiver *receiver = &session->service->receiver;
 	int blocking = 0, r;
@@ -547,36 +548,56 @@ static int session_send_client(struct session *session)
 	ioctl(session->client.fd, FIONBIO, &blocking);
 	if (session->backend.fd < 0)
 		return receiver_send(receiver, session->client.fd);
-	r = receiver_send_first_take(receiver, session->backend.fd, session->client.fd);
+	r = receiver_send_first_take(receiver, session->backend.fd, session->client.fd, socket_file);
 	if (r == 0)
 		session->backend.fd = -1;
 	return r;
 }
 
-static enum step on_handover(struct session *session)
+/* A receiver that is knocked at pairs the connection with the knock: only one session may be at it. */
+static bool session_take_turn(struct session *session)
 {
 	struct service *service = session->service;
+
+	if (!session->has_turn)
+		session->has_turn =
+			turns_take(&session->worker->shared->turns, &service->turn, service->socket_path);
+	return session->has_turn;
+}
+
+/* Sees to it that there is a connection to the receiver: its lasting one, or the session's own. *socket_file is
+ * what was connected, and NULL when that was at another time. 0 or a negative errno. */
+static int session_reach_receiver(struct session *session, struct stat *found,
+				  const struct stat **socket_file)
+{
+	struct service *service = session->service;
+	int fd;
+
+	*socket_file = NULL;
+	if (session->backend.fd >= 0)
+		return 0;
+	if (stat(service->socket_path, found) == 0)
+		*socket_file = found;
+	receiver_check(&service->receiver, *socket_file);
+	if (receiver_is_lasting(&service->receiver))
+		return 0;
+	fd = dial_unix(service->socket_path);
+	if (fd < 0)
+		return fd;
+	session->backend.fd = fd;
+	return 0;
+}
+
+/* The receiver is reached: the client goes over to it. */
+static enum step session_hand_over(struct session *session, const struct stat *socket_file)
+{
 	int r;
 
-	if (session->is_client_lost) {
-		session_end(session, SESSION_CLIENT_RESET);
-		return STEP_WAIT;
-	}
-	if (session->down.is_blocked)
-		return STEP_WAIT;
-	if (session->backend.fd < 0 && !receiver_is_lasting(&service->receiver)) {
-		r = dial_unix(service->socket_path);
-		if (r == -EAGAIN)
-			return session_retry_unix(session);
-		if (r < 0)
-			return session_fail(session, r);
-		session->backend.fd = r;
-	}
-	if (service->knock_port && !session->has_knocked)
+	if (session->service->knock_port && !session->has_knocked)
 		return session_knock(session);
-	if (session->wants_verdict)
-		return session_tell_opened(session);
-	r = session_send_client(session);
+	if (session->wants_verdict && session_tell_opened(session) == STEP_WAIT)
+		return STEP_WAIT;
+	r = session_send_client(session, socket_file);
 	if (r == -EAGAIN)
 		return session_retry_handover(session);
 	if (r == -EPIPE && session->backend.fd < 0)
@@ -585,6 +606,30 @@ static enum step on_handover(struct session *session)
 		return session_fail(session, r);
 	session_end(session, SESSION_HANDED_OVER);
 	return STEP_WAIT;
+}
+
+/* Once a receiver is connected it gets its client, even one that was reset meanwhile, as accept() gives such
+ * clients too: not all receivers bear a connection that brings none. */
+static enum step on_handover(struct session *session)
+{
+	const struct stat *socket_file;
+	struct stat found;
+	int r;
+
+	if (session->is_client_lost && session->backend.fd < 0) {
+		session_end(session, SESSION_CLIENT_RESET);
+		return STEP_WAIT;
+	}
+	if (session->down.is_blocked)
+		return STEP_WAIT;
+	if (session->service->knock_port && !session_take_turn(session))
+		return session_retry_handover(session);
+	r = session_reach_receiver(session, &found, &socket_file);
+	if (r == -EAGAIN)
+		return session_retry_unix(session);
+	if (r < 0)
+		return session_fail(session, r);
+	return session_hand_over(session, socket_file);
 }
 
 /* ---- RELAY ---------------------------------------------------------------------------------------- */
@@ -714,6 +759,7 @@ static void session_log(const struct session *session, enum session_reason reaso
 	log_add_string(&line, "client", addr_format(&session->peer, peer));
 	if (service) {
 		log_add_bytes(&line, "service", service->path, service->path_length);
+		log_add_string(&line, "kind", service_kind_name(service->kind));
 		log_add_string(&line, "target", service->target);
 	}
 	log_add_number(&line, "sent", way_bytes(&session->up));
@@ -722,6 +768,9 @@ static void session_log(const struct session *session, enum session_reason reaso
 	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
 		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
 	log_add_string(&line, "reason", session_reason_name(reason));
+	if (reason == SESSION_LIMIT)
+		log_add_string(&line, "limit",
+			       limit_name(session->limit ? (enum limit)session->limit : LIMIT_DESCRIPTORS));
 	log_end(&line);
 }
 
@@ -747,9 +796,12 @@ static void session_discard_input(struct session *session)
 	}
 }
 
-/* How the other side learns of it: a cut connection must not look like one that came to its end. */
+/* How the other side learns of it: a connection that is cut while bytes are on their way must not look like
+ * one that came to its end. */
 static void session_close_manner(struct session *session, enum session_reason reason)
 {
+	if (reason == SESSION_IDLE_TIMEOUT && session->up.held_bytes == 0 && session->down.held_bytes == 0)
+		return;
 	if (session->state == SESSION_RELAY) {
 		if (reason != SESSION_DONE && reason != SESSION_SERVICE_RESET)
 			socket_reset_on_close(session->backend.fd);
@@ -794,6 +846,8 @@ void session_end(struct session *session, enum session_reason reason)
 	session_log(session, reason);
 	session->worker->reason_counts[reason]++;
 	session_release(session);
+	if (session->has_turn)
+		turns_leave(&session->worker->shared->turns, &session->service->turn);
 	loop_timer_cancel(loop, &session->timer);
 	/* close() takes them out of epoll: nobody else has these open files. */
 	session->client.events = 0;
@@ -909,7 +963,7 @@ static void session_on_client(struct loop_watch *watch, uint32_t events)
 		relay_way_sink_event(&session->down);
 	if (events & EPOLLERR)
 		session->is_client_lost = true;
-	if (session->is_client_lost && session->state == SESSION_DIAL)
+	if (session->is_client_lost && session->state == SESSION_DIAL && session->backend.fd < 0)
 		session_end(session, SESSION_CLIENT_RESET);
 	session_run(session);
 }

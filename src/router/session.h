@@ -97,12 +97,14 @@ struct session {
 	uint64_t started_ms : 48;
 	uint64_t state : 4;         /* enum session_state; written by session_enter() alone */
 	uint64_t refusal : 5;       /* REPLY: the enum session_reason to end with, 0 to go on */
+	uint64_t limit : 3;         /* enum limit: the one that a refusal is about */
 	uint64_t wants_verdict : 1; /* asked by `.kaiso/open` */
 	uint64_t has_listed : 1;
 	uint64_t is_client_lost : 1;  /* an error event: the client was reset */
 	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
+	uint64_t has_turn : 1; /* HANDOVER with a knock: service->turn is this session's */
 };
 
 /*

@@ -120,24 +120,6 @@ struct resolver *worker_resolver(struct worker *worker)
 
 /* ---- accepting ------------------------------------------------------------------------------------- */
 
-void worker_log_limit(struct worker *worker, const union addr *peer, enum limit limit)
-{
-	static struct log_limiter limiter;
-	char text[ADDR_TEXT_SIZE];
-	struct log_line line;
-	uint32_t suppressed;
-
-	if (!log_limiter_pass(&limiter, worker->loop.now_ms, &suppressed))
-		return;
-	log_begin(&line, LOG_LEVEL_WARNING, "client refused");
-	log_add_string(&line, "client", addr_format(peer, text));
-	log_add_string(&line, "reason", "limit");
-	log_add_string(&line, "limit", limit_name(limit));
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
-	log_end(&line);
-}
-
 static int worker_watch_listeners(struct worker *worker, uint32_t events)
 {
 	for (size_t i = 0; i < worker->shared->listeners->count; i++) {
@@ -176,11 +158,30 @@ static int worker_accept(int listener_fd, union addr *peer)
 	return fd < 0 ? -errno : fd;
 }
 
+/* A client that never becomes a session has its line all the same; a flood of them is counted. */
+static void worker_log_refused(struct worker *worker, const union addr *peer, enum limit limit)
+{
+	static struct log_limiter limiter;
+	char text[ADDR_TEXT_SIZE];
+	struct log_line line;
+	uint32_t suppressed;
+
+	if (!log_limiter_pass(&limiter, worker->loop.now_ms, &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "session");
+	log_add_string(&line, "client", addr_format(peer, text));
+	log_add_string(&line, "reason", "limit");
+	log_add_string(&line, "limit", limit_name(limit));
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
+	log_end(&line);
+}
+
 static void worker_refuse(struct worker *worker, int client_fd, const union addr *peer, enum limit limit)
 {
 	close(client_fd);
 	worker->refused_count++;
-	worker_log_limit(worker, peer, limit);
+	worker_log_refused(worker, peer, limit);
 }
 
 /* No descriptor is free: the spare one serves to close a client that waits. False: not even that. */

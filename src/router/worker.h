@@ -23,6 +23,7 @@
 #include "router/listing.h"
 #include "router/options.h"
 #include "router/session.h"
+#include "router/turns.h"
 
 /* What all workers share. Owned by the server; each part is thread safe or constant. */
 struct worker_shared {
@@ -30,6 +31,7 @@ struct worker_shared {
 	struct listen_set *listeners;
 	struct limits limits;
 	struct chains chains;
+	struct turns turns;
 	struct lister *lister;
 	_Atomic unsigned busy_workers; /* that have sessions left while the router drains */
 	int idle_fd;                   /* eventfd(2): written when busy_workers reaches 0 */
@@ -80,9 +82,6 @@ void worker_post(struct worker *worker, struct listing_wish *wish);
 
 /* On the worker's own thread: its resolver, made when first needed. NULL when out of memory. */
 struct resolver *worker_resolver(struct worker *worker);
-
-/* Says in the log that a client was refused over a limit; repeats are held back and counted. */
-void worker_log_limit(struct worker *worker, const union addr *peer, enum limit limit);
 
 /* A session has left the worker's list. */
 void worker_session_gone(struct worker *worker);

@@ -273,9 +273,9 @@ def test_file_that_is_no_socket_is_left_alone(tmp_path):
 # ---- who starts it
 
 INHERIT = """
-import os, sys
+import fcntl, os, sys
 sockets = [int(number) for number in sys.argv[1].split(",")]
-copies = [os.dup(number) for number in sockets]
+copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 32) for number in sockets]
 for index, copy in enumerate(copies):
     os.dup2(copy, 3 + index)
 os.environ["LISTEN_FDS"] = str(len(sockets))

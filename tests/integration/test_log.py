@@ -25,10 +25,11 @@ def test_target_of_a_session(router):
     router.describe("tcp", f"{backend.address}\n")
     router.describe("chain", f"{backend.address} far/away\n")
     for name, target in (("tcp", backend.address), ("chain", backend.address)):
-        client = router.open(name)
-        backend.accept().close()
+        client = router.open(name).end()
+        peer = backend.accept()
+        peer.receive_all()
+        peer.close()
         client.expect_end()
-        client.close()
         assert target in router.wait_session(client)["target"]
 
 

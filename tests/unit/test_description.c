@@ -60,7 +60,12 @@ static const struct valid_case valid_cases[] = {
 	{ "sock passfdx", DESCRIPTION_UNIX, "sock passfdx", 0, "" },
 	{ "sock passfd x", DESCRIPTION_UNIX, "sock passfd x", 0, "" },
 	{ "sock xpassfd:0", DESCRIPTION_UNIX, "sock xpassfd:0", 0, "" },
-	{ "s\xc3\xb6" "ck", DESCRIPTION_UNIX, "s\xc3\xb6" "ck", 0, "" },
+	{ "s\xc3\xb6"
+	  "ck",
+	  DESCRIPTION_UNIX,
+	  "s\xc3\xb6"
+	  "ck",
+	  0, "" },
 
 	{ "sock passfd", DESCRIPTION_PASSFD, "sock", 0, "" },
 	{ "sock \t passfd", DESCRIPTION_PASSFD, "sock", 0, "" },
@@ -113,16 +118,19 @@ static void a_first_line_is_a_target(void **state)
 static void line_ends_blanks_and_comments_do_no_harm(void **state)
 {
 	static const char *const endings[] = {
-		"\n",   "\r\n", " ", "\t \t", "  \n", " \r\n", "\n\n", "\n\r\n \t\r\n", "\n# about",
-		"\n\t#\xff\x01\r\n\n",
+		"\n",        "\r\n",
+		" ",         "\t \t",
+		"  \n",      " \r\n",
+		"\n\n",      "\n\r\n \t\r\n",
+		"\n# about", "\n\t#\xff\x01\r\n\n",
 	};
 	char bytes[256];
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(valid_cases); i++) {
 		for (size_t ending = 0; ending < ARRAY_SIZE(endings); ending++) {
-			int length = snprintf(bytes, sizeof(bytes), "%s%s", valid_cases[i].bytes,
-					      endings[ending]);
+			int length =
+				snprintf(bytes, sizeof(bytes), "%s%s", valid_cases[i].bytes, endings[ending]);
 
 			assert_valid(bytes, (size_t)length, &valid_cases[i]);
 		}

@@ -17,8 +17,8 @@ static const struct {
 	enum reply_code code;
 	const char *name;
 } codes[] = {
-	{ REPLY_NOT_FOUND, "not-found" }, { REPLY_DENIED, "denied" },   { REPLY_UNAVAILABLE, "unavailable" },
-	{ REPLY_TIMEOUT, "timeout" },     { REPLY_LIMIT, "limit" },     { REPLY_INVALID, "invalid" },
+	{ REPLY_NOT_FOUND, "not-found" }, { REPLY_DENIED, "denied" }, { REPLY_UNAVAILABLE, "unavailable" },
+	{ REPLY_TIMEOUT, "timeout" },     { REPLY_LIMIT, "limit" },   { REPLY_INVALID, "invalid" },
 	{ REPLY_LOOP, "loop" },
 };
 
