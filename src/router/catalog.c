@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "base/hash.h"
 #include "base/macros.h"
 #include "net/dial.h"
 #include "proto/path.h"
@@ -35,14 +36,9 @@ int catalog_init(struct catalog *catalog, struct loop *loop, const char *service
 	return catalog->buffer ? 0 : -ENOMEM;
 }
 
-/* FNV-1a, 64 bits: short texts, no adversary gains from a collision but slower look-ups of a bounded table. */
 uint64_t catalog_path_hash(const char *path, size_t length)
 {
-	uint64_t hash = 0xcbf29ce484222325u;
-
-	for (size_t i = 0; i < length; i++)
-		hash = (hash ^ (unsigned char)path[i]) * 0x100000001b3u;
-	return hash;
+	return hash_bytes(path, length);
 }
 
 /* ---- services in memory --------------------------------------------------------------------------- */

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
+
 #define TOKEN 1000u /* a request, in thousandths: what one permitted request a second gains in 1000 ms */
 
 struct limits_address {
@@ -57,11 +59,7 @@ static bool key_of(const union addr *client, unsigned char key[static 17])
 
 static size_t key_bucket(const unsigned char key[static 17])
 {
-	uint64_t hash = 0xcbf29ce484222325u;
-
-	for (size_t i = 0; i < 17; i++)
-		hash = (hash ^ key[i]) * 0x100000001b3u;
-	return (hash >> 32) % LIMITS_BUCKETS;
+	return (hash_bytes(key, 17) >> 32) % LIMITS_BUCKETS;
 }
 
 static uint64_t tokens_max(const struct limits *limits)

@@ -20,18 +20,18 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "base/clock.h"
-#include "base/log.h"
 #include "base/macros.h"
 #include "net/dial.h"
-#include "proto/path.h"
 #include "proto/reply.h"
 #include "proto/request.h"
+#include "router/session_log.h"
 #include "router/worker.h"
 
 #define CLIENT_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 #define BACKEND_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
-#define HANDOVER_RETRY_MS 2
+#define HANDOVER_RETRY_MS 2        /* the first wait; it doubles up to */
+#define HANDOVER_RETRY_SHIFT_MAX 5 /* 64 ms */
+#define STEP_BUDGET 32
 #define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
 #define DISCARD_MAX (256u << 10)
 
@@ -48,20 +48,80 @@ struct session_reply {
 	const char *bytes;       /* NULL: the lister is at it */
 	size_t length;
 	size_t sent;
-	bool is_list;             /* counted by limits_begin_list() */
-	struct listing_wish wish; /* its text holds the bytes of a list */
-	char storage[];           /* the wish's directory, or the bytes of a short answer */
+	bool is_list;            /* counted by limits_begin_list() */
+	struct lister_wish wish; /* its text holds the bytes of a list */
+	char storage[];          /* the wish's directory, or the bytes of a short answer */
 };
 
+static enum step on_request(struct session *session);
+static enum step on_reply(struct session *session);
+static enum step on_lookup(struct session *session, const char *path, size_t length);
+static enum step on_handover(struct session *session);
+static enum step on_relay(struct session *session);
 static enum step session_refuse(struct session *session, enum session_reason reason);
-static void session_on_dialled(struct dial *dial, int result);
 
-/* ---- REQUEST -------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------------- */
 
 static void session_enter(struct session *session, enum session_state state)
 {
 	session->state = state;
 }
+
+static enum step session_step(struct session *session)
+{
+	switch ((enum session_state)session->state) {
+	case SESSION_REQUEST:
+		return on_request(session);
+	case SESSION_REPLY:
+		return on_reply(session);
+	case SESSION_HANDOVER:
+		return on_handover(session);
+	case SESSION_RELAY:
+		return on_relay(session);
+	case SESSION_LOOKUP: /* over within on_request() */
+	case SESSION_DIAL:
+	case SESSION_ENDED:
+		break;
+	}
+	return STEP_WAIT;
+}
+
+/* What the client's and the backend's descriptor are watched for, from the state alone. A client that waits to be
+ * handed over stays as it is: it may be in blocking mode and out of epoll for good. */
+static void session_interest(const struct session *session, uint32_t *client, uint32_t *backend)
+{
+	*client = CLIENT_EVENTS | (session->down.is_blocked ? EPOLLOUT : 0u);
+	*backend = 0;
+	if (session->state == SESSION_HANDOVER && !session->down.is_blocked)
+		*client = session->client.events;
+	if (session->state == SESSION_RELAY)
+		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
+}
+
+static void session_run(struct session *session)
+{
+	struct loop *loop = &session->worker->loop;
+	uint32_t client, backend;
+	int budget = STEP_BUDGET;
+
+	while (session->state != SESSION_ENDED && session_step(session) == STEP_NEXT) {
+		/* A client with many requests in store takes turns with the others. */
+		if (--budget == 0) {
+			loop_defer(loop, &session->task);
+			break;
+		}
+	}
+	if (session->state == SESSION_ENDED)
+		return;
+	session_interest(session, &client, &backend);
+	if (loop_watch(loop, &session->client, client) != 0 ||
+	    loop_watch(loop, &session->backend, backend) != 0)
+		session_end(session, SESSION_NO_MEMORY);
+}
+
+/* ---- REQUEST --------------------------------------------------------------------------------------- */
+
+static enum step session_take_request(struct session *session, const struct request *request);
 
 /* 0 means none. Without memory for the deadline the session cannot go on safely. */
 static enum step session_set_deadline(struct session *session, uint64_t timeout_ms)
@@ -82,8 +142,6 @@ static bool session_consume(struct session *session, size_t length)
 
 	return recv(session->client.fd, sink, length, MSG_DONTWAIT) == (ssize_t)length;
 }
-
-static enum step session_take_request(struct session *session, const struct request *request);
 
 static enum step on_request(struct session *session)
 {
@@ -118,9 +176,6 @@ static enum step on_request(struct session *session)
 	return session_take_request(session, &request);
 }
 
-static enum step session_answer(struct session *session, const char *bytes, size_t length);
-static enum step session_want_list(struct session *session, const struct request *request);
-
 /* Names the service that was asked for in vain. */
 static enum step session_refuse_path(struct session *session, const struct request *request)
 {
@@ -128,7 +183,8 @@ static enum step session_refuse_path(struct session *session, const struct reque
 	return session_refuse(session, SESSION_NOT_FOUND);
 }
 
-static enum step on_lookup(struct session *session, const char *path, size_t length);
+static enum step session_answer(struct session *session, const char *bytes, size_t length);
+static enum step session_want_list(struct session *session, const struct request *request);
 
 static enum step session_take_request(struct session *session, const struct request *request)
 {
@@ -164,13 +220,13 @@ static enum step session_take_request(struct session *session, const struct requ
 	return STEP_WAIT;
 }
 
-/* ---- REPLY ---------------------------------------------------------------------------------------- */
+/* ---- REPLY ----------------------------------------------------------------------------------------- */
 
 static void reply_free(struct session_reply *reply)
 {
 	if (reply->is_list)
 		limits_end_list(&reply->worker->shared->limits);
-	listing_text_unref(reply->wish.text);
+	lister_text_unref(reply->wish.text);
 	free(reply);
 }
 
@@ -217,7 +273,7 @@ static enum step session_answer(struct session *session, const char *bytes, size
 	return session_enter_reply(session, reply);
 }
 
-static void wish_on_done(struct listing_wish *wish)
+static void wish_on_done(struct lister_wish *wish)
 {
 	worker_post(CONTAINER_OF(wish, struct session_reply, wish)->worker, wish);
 }
@@ -243,6 +299,27 @@ static enum step session_want_list(struct session *session, const struct request
 	reply->wish.directory = reply->storage;
 	lister_submit(worker->shared->lister, &reply->wish);
 	return session_enter_reply(session, reply);
+}
+
+void session_wish_done(struct lister_wish *wish)
+{
+	struct session_reply *reply = CONTAINER_OF(wish, struct session_reply, wish);
+	struct session *session = reply->session;
+
+	if (!session) {
+		reply_free(reply);
+		return;
+	}
+	if (!wish->text) {
+		session->reply = NULL;
+		reply_free(reply);
+		session_end(session, session_reason_from_errno(wish->result));
+		return;
+	}
+	reply->bytes = wish->text->bytes;
+	reply->length = wish->text->length;
+	session->has_listed = true;
+	session_run(session);
 }
 
 /* The reply is out, or there is none to give: back to the next request, or to the end. */
@@ -285,74 +362,19 @@ static enum step on_reply(struct session *session)
 	return STEP_NEXT;
 }
 
-/* ---- LOOKUP --------------------------------------------------------------------------------------- */
+/* ---- LOOKUP ---------------------------------------------------------------------------------------- */
 
-static enum session_reason reason_from_errno(int error)
-{
-	switch (-error) {
-	case ENOENT:
-	case ENOTDIR:
-		return SESSION_NOT_FOUND;
-	case EINVAL:
-		return SESSION_INVALID;
-	case ETIMEDOUT:
-		return SESSION_CONNECT_TIMEOUT;
-	case EMFILE:
-	case ENFILE:
-		return SESSION_LIMIT;
-	case ENOMEM:
-		return SESSION_NO_MEMORY;
-	default:
-		return SESSION_UNAVAILABLE;
-	}
-}
-
-static void session_log_invalid(struct session *session, const struct description_error *error)
-{
-	static struct log_limiter limiter;
-	struct log_line line;
-	uint32_t suppressed;
-
-	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
-		return;
-	log_begin(&line, LOG_LEVEL_WARNING, "invalid description");
-	log_add_string(&line, "file", session->service->socket_path);
-	if (error->line > 0)
-		log_add_number(&line, "line", error->line);
-	log_add_string(&line, "reason", error->reason);
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
-	log_end(&line);
-}
-
-/* A service that is there but does not answer: say why, the session's own line has only a word for it. */
-static void session_log_failure(struct session *session, int error)
-{
-	static struct log_limiter limiter;
-	struct log_line line;
-	uint32_t suppressed;
-
-	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
-		return;
-	log_begin(&line, LOG_LEVEL_WARNING, "cannot connect to the service");
-	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
-	log_add_string(&line, "target", session->service->target);
-	log_add_string(&line, "error", strerror(-error));
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
-	log_end(&line);
-}
+static enum step session_begin_unix(struct session *session, int connection);
+static enum step session_dial_host(struct session *session);
+static enum step session_enter_handover(struct session *session);
 
 static enum step session_fail(struct session *session, int error)
 {
 	session_log_failure(session, error);
 	/* A name without an address is no missing service: the service stands in the directory. */
-	return session_refuse(session, error == -ENOENT ? SESSION_UNAVAILABLE : reason_from_errno(error));
+	return session_refuse(session,
+			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
 }
-
-static enum step session_begin_unix(struct session *session, int connection);
-static enum step session_dial_host(struct session *session);
-static enum step session_enter_handover(struct session *session);
 
 static enum step on_lookup(struct session *session, const char *path, size_t length)
 {
@@ -372,7 +394,7 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 	else if (r < 0 && r != -ENOENT)
 		session_log_failure(session, r);
 	if (r < 0)
-		return session_refuse(session, reason_from_errno(r));
+		return session_refuse(session, session_reason_from_errno(r));
 	switch (session->service->kind) {
 	case SERVICE_SOCKET:
 	case SERVICE_UNIX:
@@ -388,7 +410,10 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 	return session_refuse(session, SESSION_NOT_FOUND);
 }
 
-/* ---- DIAL ----------------------------------------------------------------------------------------- */
+/* ---- DIAL ------------------------------------------------------------------------------------------ */
+
+static void session_on_dialled(struct dial *dial, int result);
+static enum step session_enter_relay(struct session *session);
 
 static uint64_t deadline_from(const struct worker *worker, uint64_t timeout_ms)
 {
@@ -463,9 +488,6 @@ static enum step session_knock(struct session *session)
 	return session_dial_started(session, dial_start_addresses(dial, loopback, ARRAY_SIZE(loopback)));
 }
 
-static void session_run(struct session *session);
-static enum step session_enter_relay(struct session *session);
-
 /* The dial has succeeded: what was it for? */
 static enum step session_dialled(struct session *session, int fd, const union addr *local)
 {
@@ -500,7 +522,7 @@ static void session_on_dialled(struct dial *dial, int result)
 	session_run(session);
 }
 
-/* ---- HANDOVER ------------------------------------------------------------------------------------- */
+/* ---- HANDOVER -------------------------------------------------------------------------------------- */
 
 static enum step session_enter_handover(struct session *session)
 {
@@ -511,12 +533,50 @@ static enum step session_enter_handover(struct session *session)
 	return STEP_NEXT;
 }
 
-/* Its queue is full: again in a moment, while there is time. */
+/* Its queue is full, or another session is at it: again in a moment, while there is time. */
 static enum step session_retry_handover(struct session *session)
 {
+	uint64_t wait_ms = HANDOVER_RETRY_MS << session->retry_shift;
+
 	if (session->worker->loop.now_ms >= session->handover_deadline_ms)
 		return session_fail(session, -ETIMEDOUT);
-	return session_set_deadline(session, HANDOVER_RETRY_MS);
+	if (session->retry_shift < HANDOVER_RETRY_SHIFT_MAX)
+		session->retry_shift++;
+	return session_set_deadline(session, wait_ms);
+}
+
+/* A receiver that is knocked at pairs the connection with the knock: only one session may be at it. */
+static bool session_take_turn(struct session *session)
+{
+	struct service *service = session->service;
+
+	if (!session->has_turn)
+		session->has_turn =
+			turns_take(&session->worker->shared->turns, &service->turn, service->socket_path);
+	return session->has_turn;
+}
+
+/* Sees to it that there is a connection to the receiver: its lasting one, or the session's own. *socket_file is
+ * what was connected, and NULL when that was at another time. 0 or a negative errno. */
+static int session_reach_receiver(struct session *session, struct stat *found,
+				  const struct stat **socket_file)
+{
+	struct service *service = session->service;
+	int fd;
+
+	*socket_file = NULL;
+	if (session->backend.fd >= 0)
+		return 0;
+	if (stat(service->socket_path, found) == 0)
+		*socket_file = found;
+	receiver_check(&service->receiver, *socket_file);
+	if (receiver_is_lasting(&service->receiver))
+		return 0;
+	fd = dial_unix(service->socket_path);
+	if (fd < 0)
+		return fd;
+	session->backend.fd = fd;
+	return 0;
 }
 
 /* "+" to a client that asked for a verdict, before its socket is another's. */
@@ -552,40 +612,6 @@ static int session_send_client(struct session *session, const struct stat *socke
 	if (r == 0)
 		session->backend.fd = -1;
 	return r;
-}
-
-/* A receiver that is knocked at pairs the connection with the knock: only one session may be at it. */
-static bool session_take_turn(struct session *session)
-{
-	struct service *service = session->service;
-
-	if (!session->has_turn)
-		session->has_turn =
-			turns_take(&session->worker->shared->turns, &service->turn, service->socket_path);
-	return session->has_turn;
-}
-
-/* Sees to it that there is a connection to the receiver: its lasting one, or the session's own. *socket_file is
- * what was connected, and NULL when that was at another time. 0 or a negative errno. */
-static int session_reach_receiver(struct session *session, struct stat *found,
-				  const struct stat **socket_file)
-{
-	struct service *service = session->service;
-	int fd;
-
-	*socket_file = NULL;
-	if (session->backend.fd >= 0)
-		return 0;
-	if (stat(service->socket_path, found) == 0)
-		*socket_file = found;
-	receiver_check(&service->receiver, *socket_file);
-	if (receiver_is_lasting(&service->receiver))
-		return 0;
-	fd = dial_unix(service->socket_path);
-	if (fd < 0)
-		return fd;
-	session->backend.fd = fd;
-	return 0;
 }
 
 /* The receiver is reached: the client goes over to it. */
@@ -632,7 +658,7 @@ static enum step on_handover(struct session *session)
 	return session_hand_over(session, socket_file);
 }
 
-/* ---- RELAY ---------------------------------------------------------------------------------------- */
+/* ---- RELAY ----------------------------------------------------------------------------------------- */
 
 static enum step session_begin_unix(struct session *session, int connection)
 {
@@ -726,53 +752,7 @@ static enum step on_relay(struct session *session)
 	return STEP_WAIT;
 }
 
-/* ---- ENDED ---------------------------------------------------------------------------------------- */
-
-static void session_free(struct session *session)
-{
-	struct worker *worker = session->worker;
-
-	relay_way_deinit(&session->up, &worker->pool);
-	relay_way_deinit(&session->down, &worker->pool);
-	cleanup_close(&session->client.fd);
-	cleanup_close(&session->backend.fd);
-	service_unref(session->service);
-	limits_end_session(&worker->shared->limits, &session->peer);
-	list_remove(&session->link);
-	free(session);
-	worker_session_gone(worker);
-}
-
-/* The bytes of a way that were the peer's own: what was preloaded counts from below zero. */
-static uint64_t way_bytes(const struct relay_way *way)
-{
-	return (int64_t)way->bytes > 0 ? way->bytes : 0;
-}
-
-static void session_log(const struct session *session, enum session_reason reason)
-{
-	const struct service *service = session->service;
-	char peer[ADDR_TEXT_SIZE];
-	struct log_line line;
-
-	log_begin(&line, LOG_LEVEL_INFO, "session");
-	log_add_string(&line, "client", addr_format(&session->peer, peer));
-	if (service) {
-		log_add_bytes(&line, "service", service->path, service->path_length);
-		log_add_string(&line, "kind", service_kind_name(service->kind));
-		log_add_string(&line, "target", service->target);
-	}
-	log_add_number(&line, "sent", way_bytes(&session->up));
-	log_add_number(&line, "received", way_bytes(&session->down));
-	log_add_ms(&line, "duration", session->worker->loop.now_ms - session->started_ms);
-	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
-		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
-	log_add_string(&line, "reason", session_reason_name(reason));
-	if (reason == SESSION_LIMIT)
-		log_add_string(&line, "limit",
-			       limit_name(session->limit ? (enum limit)session->limit : LIMIT_DESCRIPTORS));
-	log_end(&line);
-}
+/* ---- ENDED ----------------------------------------------------------------------------------------- */
 
 /* Closing a TCP socket then sends RST (SO_LINGER, socket(7)); others do not know such a thing. */
 static void socket_reset_on_close(int fd)
@@ -815,7 +795,10 @@ static void session_close_manner(struct session *session, enum session_reason re
 /* What the state holds beside the session's own members. */
 static void session_release(struct session *session)
 {
-	switch (session->state) {
+	if (session->has_turn)
+		turns_leave(&session->worker->shared->turns, &session->service->turn);
+	session->has_turn = false;
+	switch ((enum session_state)session->state) {
 	case SESSION_REPLY:
 		if (session->reply)
 			reply_drop(STEAL_PTR(session->reply));
@@ -843,49 +826,15 @@ void session_end(struct session *session, enum session_reason reason)
 	if (session->state == SESSION_ENDED)
 		return;
 	session_close_manner(session, reason);
-	session_log(session, reason);
+	session_log_end(session, reason);
 	session->worker->reason_counts[reason]++;
 	session_release(session);
-	if (session->has_turn)
-		turns_leave(&session->worker->shared->turns, &session->service->turn);
 	loop_timer_cancel(loop, &session->timer);
 	/* close() takes them out of epoll: nobody else has these open files. */
 	session->client.events = 0;
 	session->backend.events = 0;
 	session_enter(session, SESSION_ENDED);
 	loop_defer(loop, &session->task);
-}
-
-static enum reply_code reply_code_for(enum session_reason reason)
-{
-	switch (reason) {
-	case SESSION_DENIED:
-		return REPLY_DENIED;
-	case SESSION_CONNECT_TIMEOUT:
-		return REPLY_TIMEOUT;
-	case SESSION_LIMIT:
-		return REPLY_LIMIT;
-	case SESSION_INVALID:
-		return REPLY_INVALID;
-	case SESSION_LOOP:
-		return REPLY_LOOP;
-	case SESSION_NOT_FOUND:
-		return REPLY_NOT_FOUND;
-	case SESSION_DONE:
-	case SESSION_HANDED_OVER:
-	case SESSION_LISTED:
-	case SESSION_CLIENT_CLOSED:
-	case SESSION_CLIENT_RESET:
-	case SESSION_SERVICE_RESET:
-	case SESSION_REQUEST_TIMEOUT:
-	case SESSION_IDLE_TIMEOUT:
-	case SESSION_LINE_TOO_LONG:
-	case SESSION_UNAVAILABLE:
-	case SESSION_NO_MEMORY:
-	case SESSION_SHUTDOWN:
-		break;
-	}
-	return REPLY_UNAVAILABLE;
 }
 
 /* No service for this client: the end, in silence unless it asked for a verdict. */
@@ -900,58 +849,27 @@ static enum step session_refuse(struct session *session, enum session_reason rea
 	session->wants_verdict = false;
 	session_release(session);
 	session->refusal = reason;
-	session_answer(session, line, reply_format_error(line, sizeof(line), reply_code_for(reason)));
+	session_answer(session, line, reply_format_error(line, sizeof(line), session_reason_reply(reason)));
 	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
 	return STEP_NEXT;
 }
 
-/* ---- running -------------------------------------------------------------------------------------- */
-
-static enum step session_step(struct session *session)
+static void session_free(struct session *session)
 {
-	switch ((enum session_state)session->state) {
-	case SESSION_REQUEST:
-		return on_request(session);
-	case SESSION_REPLY:
-		return on_reply(session);
-	case SESSION_HANDOVER:
-		return on_handover(session);
-	case SESSION_RELAY:
-		return on_relay(session);
-	case SESSION_LOOKUP: /* over within on_request() */
-	case SESSION_DIAL:
-	case SESSION_ENDED:
-		break;
-	}
-	return STEP_WAIT;
+	struct worker *worker = session->worker;
+
+	relay_way_deinit(&session->up, &worker->pool);
+	relay_way_deinit(&session->down, &worker->pool);
+	cleanup_close(&session->client.fd);
+	cleanup_close(&session->backend.fd);
+	service_unref(session->service);
+	limits_end_session(&worker->shared->limits, &session->peer);
+	list_remove(&session->link);
+	free(session);
+	worker_session_gone(worker);
 }
 
-/* What the client's and the backend's descriptor are watched for, from the state alone. */
-static void session_interest(const struct session *session, uint32_t *client, uint32_t *backend)
-{
-	*client = CLIENT_EVENTS | (session->down.is_blocked ? EPOLLOUT : 0u);
-	*backend = 0;
-	if (session->state == SESSION_RELAY)
-		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
-}
-
-static void session_run(struct session *session)
-{
-	struct loop *loop = &session->worker->loop;
-	uint32_t client, backend;
-
-	while (session->state != SESSION_ENDED && session_step(session) == STEP_NEXT)
-		;
-	if (session->state == SESSION_ENDED)
-		return;
-	session_interest(session, &client, &backend);
-	/* Waiting to be handed over: the socket may be in blocking mode and out of epoll for good. */
-	if (session->state == SESSION_HANDOVER && !session->down.is_blocked)
-		client = session->client.events;
-	if (loop_watch(loop, &session->client, client) != 0 ||
-	    loop_watch(loop, &session->backend, backend) != 0)
-		session_end(session, SESSION_NO_MEMORY);
-}
+/* ---- events ---------------------------------------------------------------------------------------- */
 
 static void session_on_client(struct loop_watch *watch, uint32_t events)
 {
@@ -1016,27 +934,6 @@ static void session_on_task(struct loop_task *task)
 		session_run(session);
 }
 
-void session_wish_done(struct listing_wish *wish)
-{
-	struct session_reply *reply = CONTAINER_OF(wish, struct session_reply, wish);
-	struct session *session = reply->session;
-
-	if (!session) {
-		reply_free(reply);
-		return;
-	}
-	if (!wish->text) {
-		session->reply = NULL;
-		reply_free(reply);
-		session_end(session, reason_from_errno(wish->result));
-		return;
-	}
-	reply->bytes = wish->text->bytes;
-	reply->length = wish->text->length;
-	session->has_listed = true;
-	session_run(session);
-}
-
 void session_drain(struct session *session)
 {
 	if (session->state == SESSION_REQUEST)
@@ -1063,47 +960,4 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 	session_set_deadline(session, worker->shared->options->request_timeout_ms);
 	session_run(session);
 	return 0;
-}
-
-const char *session_reason_name(enum session_reason reason)
-{
-	switch (reason) {
-	case SESSION_DONE:
-		return "done";
-	case SESSION_HANDED_OVER:
-		return "handed-over";
-	case SESSION_LISTED:
-		return "listed";
-	case SESSION_CLIENT_CLOSED:
-		return "client-closed";
-	case SESSION_CLIENT_RESET:
-		return "client-reset";
-	case SESSION_SERVICE_RESET:
-		return "service-reset";
-	case SESSION_REQUEST_TIMEOUT:
-		return "request-timeout";
-	case SESSION_CONNECT_TIMEOUT:
-		return "timeout";
-	case SESSION_IDLE_TIMEOUT:
-		return "idle-timeout";
-	case SESSION_LINE_TOO_LONG:
-		return "line-too-long";
-	case SESSION_NOT_FOUND:
-		return "not-found";
-	case SESSION_DENIED:
-		return "denied";
-	case SESSION_UNAVAILABLE:
-		return "unavailable";
-	case SESSION_INVALID:
-		return "invalid";
-	case SESSION_LIMIT:
-		return "limit";
-	case SESSION_LOOP:
-		return "loop";
-	case SESSION_NO_MEMORY:
-		return "no-memory";
-	case SESSION_SHUTDOWN:
-		return "shutdown";
-	}
-	return "unknown";
 }

@@ -37,6 +37,7 @@
 #include "net/addr.h"
 #include "net/loop.h"
 #include "net/relay.h"
+#include "router/reason.h"
 
 enum session_state {
 	SESSION_REQUEST,
@@ -47,29 +48,6 @@ enum session_state {
 	SESSION_RELAY,
 	SESSION_ENDED,
 };
-
-/* Why a session ended; session_reason_name() gives the words of the log. */
-enum session_reason {
-	SESSION_DONE,          /* both directions came to their end */
-	SESSION_HANDED_OVER,   /* the client's socket was given to the service */
-	SESSION_LISTED,        /* the client asked for lists only, and left */
-	SESSION_CLIENT_CLOSED, /* left without a whole request line */
-	SESSION_CLIENT_RESET,
-	SESSION_SERVICE_RESET,
-	SESSION_REQUEST_TIMEOUT,
-	SESSION_CONNECT_TIMEOUT,
-	SESSION_IDLE_TIMEOUT,
-	SESSION_LINE_TOO_LONG,
-	SESSION_NOT_FOUND,
-	SESSION_DENIED,
-	SESSION_UNAVAILABLE,
-	SESSION_INVALID,
-	SESSION_LIMIT,
-	SESSION_LOOP,
-	SESSION_NO_MEMORY,
-	SESSION_SHUTDOWN, /* the router was told to end */
-};
-#define SESSION_REASON_COUNT (SESSION_SHUTDOWN + 1)
 
 struct worker;
 struct service;
@@ -104,7 +82,8 @@ struct session {
 	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
-	uint64_t has_turn : 1; /* HANDOVER with a knock: service->turn is this session's */
+	uint64_t retry_shift : 3; /* HANDOVER: how often the receiver's queue was full, for the next wait */
+	uint64_t has_turn : 1;    /* service->turn is this session's */
 };
 
 /*
@@ -120,10 +99,7 @@ void session_end(struct session *session, enum session_reason reason);
 void session_drain(struct session *session);
 
 /* A wish came back from the lister; its session may be gone. */
-struct listing_wish;
-void session_wish_done(struct listing_wish *wish);
-
-/* The word of the log. Static. */
-const char *session_reason_name(enum session_reason reason);
+struct lister_wish;
+void session_wish_done(struct lister_wish *wish);
 
 #endif

@@ -85,7 +85,7 @@ static void worker_empty_mailbox(struct worker *worker)
 	list_splice(&done, &worker->mailbox);
 	pthread_mutex_unlock(&worker->mailbox_mutex);
 	while (!list_is_empty(&done)) {
-		struct listing_wish *wish = CONTAINER_OF(done.next, struct listing_wish, link);
+		struct lister_wish *wish = CONTAINER_OF(done.next, struct lister_wish, link);
 
 		list_remove(&wish->link);
 		session_wish_done(wish);
@@ -276,7 +276,7 @@ static void worker_wake(struct worker *worker)
 		return;
 }
 
-void worker_post(struct worker *worker, struct listing_wish *wish)
+void worker_post(struct worker *worker, struct lister_wish *wish)
 {
 	pthread_mutex_lock(&worker->mailbox_mutex);
 	list_append(&worker->mailbox, &wish->link);

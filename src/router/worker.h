@@ -20,7 +20,7 @@
 #include "router/catalog.h"
 #include "router/chains.h"
 #include "router/limits.h"
-#include "router/listing.h"
+#include "router/lister.h"
 #include "router/options.h"
 #include "router/session.h"
 #include "router/turns.h"
@@ -78,7 +78,7 @@ int worker_listen(struct worker *worker);
 /* Thread safe, no blocking: */
 void worker_drain(struct worker *worker); /* accept nobody any more, let sessions end */
 void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run() */
-void worker_post(struct worker *worker, struct listing_wish *wish);
+void worker_post(struct worker *worker, struct lister_wish *wish);
 
 /* On the worker's own thread: its resolver, made when first needed. NULL when out of memory. */
 struct resolver *worker_resolver(struct worker *worker);

@@ -126,9 +126,10 @@ def test_messages_of_all_sizes(router, make_backend):
         sending = Task(client.send, noise(size))
         assert client.receive(size) == noise(size)
         sending.join()
-    client.end().expect_end()
+    client.end()
     serving.join()
     peer.close()
+    client.expect_end()
     router.wait_session(client, reason="done", sent=sum(sizes), received=sum(sizes))
 
 

@@ -61,10 +61,11 @@ def test_detailed_list(router):
 
 
 def test_detailed_list_names_what_the_plain_one_does(router):
-    """The same services in the same order; one with a broken description too (that it is broken is seen on asking)."""
+    """The same services in the same order, but for those whose broken description tells no kind."""
     _populate(router)
     router.describe("broken", "a:b:c\n")
     plain = router.list().split(b"\r\n")
+    assert plain.pop(0) == b"broken"
     detailed = router.list(".kaiso/list").split(b"\r\n")
     assert [line.split(b"\t")[0] for line in detailed] == plain
 

@@ -1,17 +1,13 @@
 /*
  * Service descriptions: what a file means, and what is said about one that means nothing.
  */
+#include "fixture.h"
+
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "base/macros.h"
 #include "proto/description.h"
@@ -361,5 +357,5 @@ int main(void)
 		cmocka_unit_test(kinds_have_the_words_of_detailed_lists),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return FIXTURE_RUN(tests);
 }

@@ -1,112 +1,23 @@
 /*
  * The walk over real directories, each built from a table in a directory of
- * its own, and the lister thread, held up in on_done() where a test needs to
- * know what waits.
+ * its own.
  */
-#include "fixture.h"
+#include "workplace.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <semaphore.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "base/macros.h"
 #include "proto/path.h"
-#include "router/description_file.h"
 #include "router/listing.h"
-
-/* ---- a directory for each test ------------------------------------------------------------------- */
-
-/* The working directory of every test; "services" lies in it. */
-static char workplace[] = "/tmp/kaiso-listing-XXXXXX";
-
-static int make_workplace(void **state)
-{
-	(void)state;
-	strcpy(strrchr(workplace, '-'), "-XXXXXX");
-	return mkdtemp(workplace) && chmod(workplace, 0755) == 0 && chdir(workplace) == 0 &&
-			       mkdir("services", 0755) == 0 ?
-		       0 :
-		       -1;
-}
-
-static int remove_workplace(void **state)
-{
-	char command[64];
-
-	(void)state;
-	snprintf(command, sizeof(command), "rm -rf %s", workplace);
-	return chdir("/") == 0 && system(command) == 0 ? 0 : -1;
-}
-
-static void make_socket(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	strcpy(address.sun_path, path);
-	assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
-	close(fd);
-}
-
-static void make_file(const char *path, const char *content)
-{
-	FILE *file = fopen(path, "we");
-
-	assert_non_null(file);
-	fputs(content, file);
-	fclose(file);
-}
-
-/* One word an entry of services: "d:DIR", "s:SOCKET", "f:FILE" (which holds "host:80"), "p:FIFO",
- * "l:LINK>TARGET". */
-static void make_entry(const char *word)
-{
-	char path[PATH_MAX];
-	char *target;
-
-	snprintf(path, sizeof(path), "services/%s", word + 2);
-	target = strchr(path, '>');
-	if (target)
-		*target++ = '\0';
-	switch (word[0]) {
-	case 'd':
-		assert_int_equal(mkdir(path, 0755), 0);
-		return;
-	case 's':
-		make_socket(path);
-		return;
-	case 'f':
-		make_file(path, "host:80\n");
-		return;
-	case 'p':
-		assert_int_equal(mkfifo(path, 0644), 0);
-		return;
-	case 'l':
-		assert_int_equal(symlink(target, path), 0);
-		return;
-	default:
-		fail();
-	}
-}
-
-static void make_entries(const char *const *words)
-{
-	for (; *words; words++)
-		make_entry(*words);
-}
-
-/* ---- the walk ------------------------------------------------------------------------------------ */
 
 /* What a walk has reported: a letter and the path, LF. */
 struct report {
@@ -215,17 +126,17 @@ static void test_walk_finds_what_is_there(void **state)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(walk_cases); i++) {
 		print_message("# %s\n", walk_cases[i].name);
-		make_entries(walk_cases[i].entries);
+		workplace_make_all(walk_cases[i].entries);
 		assert_walk(walk_cases[i].directory, walk_cases[i].expected);
-		assert_int_equal(remove_workplace(state), 0);
-		assert_int_equal(make_workplace(state), 0);
+		assert_int_equal(workplace_teardown(state), 0);
+		assert_int_equal(workplace_setup(state), 0);
 	}
 }
 
 static void test_walk_without_directory(void **state)
 {
 	(void)state;
-	make_entries((const char *const[]){ "f:f", "l:gone>nowhere", NULL });
+	workplace_make_all((const char *const[]){ "f:f", "l:gone>nowhere", NULL });
 	assert_int_equal(walk("nowhere"), -ENOENT);
 	assert_int_equal(walk("gone"), -ENOENT);
 	assert_int_equal(walk("f"), -ENOTDIR);
@@ -238,7 +149,7 @@ static void test_walk_without_directory(void **state)
 static void test_walk_directory_is_not_terminated(void **state)
 {
 	(void)state;
-	make_entries((const char *const[]){ "d:a", "s:a/s", NULL });
+	workplace_make_all((const char *const[]){ "d:a", "s:a/s", NULL });
 	memset(&walk_report, 0, sizeof(walk_report));
 	assert_int_equal(listing_walk("services", "abc", 1, report_visit, &walk_report), 0);
 	assert_string_equal(walk_report.text, "sa/s\n");
@@ -247,7 +158,7 @@ static void test_walk_directory_is_not_terminated(void **state)
 static void test_walk_services_is_a_link(void **state)
 {
 	(void)state;
-	make_entries((const char *const[]){ "s:s", NULL });
+	workplace_make_all((const char *const[]){ "s:s", NULL });
 	assert_int_equal(symlink("services", "link"), 0);
 	memset(&walk_report, 0, sizeof(walk_report));
 	assert_int_equal(listing_walk("link", "", 0, report_visit, &walk_report), 0);
@@ -257,7 +168,7 @@ static void test_walk_services_is_a_link(void **state)
 static void test_walk_stops_when_told(void **state)
 {
 	(void)state;
-	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "s:d", NULL });
+	workplace_make_all((const char *const[]){ "s:a", "d:b", "s:b/c", "s:d", NULL });
 	memset(&walk_report, 0, sizeof(walk_report));
 	walk_report.stop_with = 7;
 	assert_int_equal(listing_walk("services", "", 0, report_visit, &walk_report), 7);
@@ -376,7 +287,7 @@ static void test_walk_many_entries_in_order(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 1000; i++) {
 		snprintf(path, sizeof(path), "services/%04u", i * 7919 % 1000);
-		make_file(path, "");
+		workplace_make_file(path, "");
 	}
 	assert_int_equal(walk(""), 0);
 	assert_int_equal(walk_report.count, 1000);
@@ -395,10 +306,10 @@ static void test_walk_of_branching_links_is_bounded(void **state)
 	(void)state;
 	for (int i = 0; i < 12; i++) {
 		snprintf(word, sizeof(word), "d:%c", 'a' + i);
-		make_entry(word);
+		workplace_make(word);
 		for (int j = 0; j < 12; j++) {
 			snprintf(word, sizeof(word), "l:%c/%c>../%c", 'a' + i, 'a' + j, 'a' + j);
-			make_entry(word);
+			workplace_make(word);
 		}
 	}
 	assert_int_equal(walk(""), 0);
@@ -433,7 +344,8 @@ static void assert_walk_while(const char *command, const char *expected)
 static void test_walk_of_what_vanishes(void **state)
 {
 	(void)state;
-	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>a", "d:e", "s:e/f", "s:z", NULL });
+	workplace_make_all(
+		(const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>a", "d:e", "s:e/f", "s:z", NULL });
 	assert_walk_while("rm -r services/b; touch services/b", "sa\nsd\nse/f\nsz\n");
 	assert_walk_while("rm -r services/e services/d", "sa\nfb\nsz\n");
 	assert_walk_while("rm -r services", "sa\nfb\nsz\n");
@@ -452,7 +364,7 @@ static void test_walk_of_a_way_back_that_vanishes(void **state)
 		strcat(command, "d/");
 	change_command = strcat(command, "d");
 	memset(&walk_report, 0, sizeof(walk_report));
-	make_entry("s:z");
+	workplace_make("s:z");
 	assert_int_equal(listing_walk("services", "", 0, change_visit, &walk_report), 0);
 	assert_int_equal(walk_report.count, 2);
 }
@@ -463,7 +375,7 @@ static void test_walk_of_what_may_not_be_read(void **state)
 	int result;
 
 	(void)state;
-	make_entries((const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>b/c", "s:z", NULL });
+	workplace_make_all((const char *const[]){ "s:a", "d:b", "s:b/c", "l:d>b/c", "s:z", NULL });
 	assert_int_equal(chmod("services/b", 0), 0);
 	if (is_root)
 		assert_int_equal(seteuid(65534), 0);
@@ -497,352 +409,24 @@ static void test_walk_without_descriptors(void **state)
 	assert_int_equal(result, -EMFILE);
 }
 
-/* ---- description files --------------------------------------------------------------------------- */
-
-static void test_description_file(void **state)
-{
-	static char bytes[DESCRIPTION_FILE_BUFFER];
-	struct stat status;
-	int fd;
-
-	(void)state;
-	make_entries((const char *const[]){ "f:f", "p:p", "d:d", "s:s", "l:l>f", "f:big", NULL });
-	fd = description_file_open(AT_FDCWD, "services/l", &status);
-	assert_true(fd >= 0);
-	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-	for (int i = 0; i < 2; i++) {
-		assert_int_equal(description_file_read(fd, bytes), 8);
-		assert_memory_equal(bytes, "host:80\n", 8);
-	}
-	close(fd);
-
-	assert_int_equal(description_file_open(AT_FDCWD, "services/none", &status), -ENOENT);
-	assert_int_equal(description_file_open(AT_FDCWD, "services/d", &status), -EINVAL);
-	assert_int_equal(description_file_open(AT_FDCWD, "services/p", &status), -EINVAL);
-	assert_int_equal(description_file_open(AT_FDCWD, "services/s", &status), -EINVAL);
-	assert_true(S_ISSOCK(status.st_mode));
-	assert_int_equal(description_file_open(AT_FDCWD, "/dev/zero", &status), -EINVAL);
-	assert_int_equal(description_file_open(AT_FDCWD, "services/f/x", &status), -ENOTDIR);
-}
-
-static void test_description_file_of_every_size(void **state)
-{
-	static char bytes[DESCRIPTION_FILE_BUFFER];
-	struct stat status;
-	int fd;
-
-	(void)state;
-	make_file("f", "");
-	fd = description_file_open(AT_FDCWD, "f", &status);
-	assert_int_equal(description_file_read(fd, bytes), 0);
-	assert_int_equal(truncate("f", DESCRIPTION_SIZE_MAX), 0);
-	assert_int_equal(description_file_read(fd, bytes), DESCRIPTION_SIZE_MAX);
-	assert_int_equal(truncate("f", DESCRIPTION_SIZE_MAX + 1), 0);
-	assert_int_equal(description_file_read(fd, bytes), -EFBIG);
-	close(fd);
-	assert_int_equal(description_file_open(AT_FDCWD, "f", &status), -EFBIG);
-}
-
-/* ---- the lister ---------------------------------------------------------------------------------- */
-
-static sem_t done;    /* posted at the end of each on_done() */
-static sem_t entered; /* posted by on_done_hold() */
-static sem_t release; /* awaited by it */
-static struct listing_wish *done_order[16];
-static size_t done_count;
-
-static void on_done(struct listing_wish *wish)
-{
-	done_order[done_count++] = wish;
-	sem_post(&done);
-}
-
-/* Keeps the lister's thread inside until it is released: meanwhile, wishes wait for sure. */
-static void on_done_hold(struct listing_wish *wish)
-{
-	sem_post(&entered);
-	sem_wait(&release);
-	on_done(wish);
-}
-
-static struct listing_wish *wish_new(const char *directory, bool is_detailed)
-{
-	size_t length = strlen(directory);
-	struct listing_wish *wish = calloc(1, sizeof(*wish));
-
-	list_init(&wish->link);
-	wish->on_done = on_done;
-	wish->is_detailed = is_detailed;
-	wish->directory_length = length;
-	wish->result = 1;
-	wish->directory = directory;
-	return wish;
-}
-
-static void wish_free(struct listing_wish *wish)
-{
-	listing_text_unref(wish->text);
-	free(wish);
-}
-
-/* Submits a wish and waits until it is done. */
-static struct listing_wish *wish_for(struct lister *lister, const char *directory, bool is_detailed)
-{
-	struct listing_wish *wish = wish_new(directory, is_detailed);
-
-	lister_submit(lister, wish);
-	sem_wait(&done);
-	return wish;
-}
-
-static void assert_text(const struct listing_wish *wish, const char *expected)
-{
-	assert_int_equal(wish->result, 0);
-	assert_int_equal(wish->text->length, strlen(expected));
-	assert_memory_equal(wish->text->bytes, expected, strlen(expected));
-}
-
-static struct lister *start_lister(void)
-{
-	struct lister *lister = lister_new("services");
-
-	assert_non_null(lister);
-	sem_init(&done, 0, 0);
-	sem_init(&entered, 0, 0);
-	sem_init(&release, 0, 0);
-	done_count = 0;
-	return lister;
-}
-
-static void test_lister_writes_lists(void **state)
-{
-	static const struct {
-		const char *directory;
-		bool is_detailed;
-		int result;
-		const char *text;
-	} cases[] = {
-		{ "", false, 0, "bad\r\nd/t\r\nk\r\np\r\ns\r\ntcp\r\nu\r\n\r\n" },
-		{ "", true, 0,
-		  "d/t\tunix\t\r\nk\tkaiso\t\r\np\tpassfd\t\r\n"
-		  "s\tunix\t\r\ntcp\ttcp\t\r\nu\tunix\t\r\n\r\n" },
-		{ "d", false, 0, "d/t\r\n\r\n" },
-		{ "d", true, 0, "d/t\tunix\t\r\n\r\n" },
-		{ "e", false, 0, "\r\n" },
-		{ "e", true, 0, "\r\n" },
-		{ "none", false, -ENOENT, NULL },
-		{ "s", true, -ENOTDIR, NULL },
-	};
-	struct lister *lister = start_lister();
-
-	(void)state;
-	make_entries(
-		(const char *const[]){ "s:s", "f:tcp", "d:d", "s:d/t", "d:e", "p:fifo", "l:gone>x", NULL });
-	make_file("services/bad", "host:99999\n");
-	make_file("services/k", "host:80 far away\n");
-	make_file("services/p", "s passfd\n");
-	make_file("services/u", "s\n");
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct listing_wish *wish = wish_for(lister, cases[i].directory, cases[i].is_detailed);
-
-		assert_int_equal(wish->result, cases[i].result);
-		if (cases[i].text)
-			assert_text(wish, cases[i].text);
-		else
-			assert_null(wish->text);
-		wish_free(wish);
-	}
-	lister_free(lister);
-}
-
-static void test_lister_detailed_without_descriptors(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *wish = wish_new("", true);
-	struct rlimit before;
-	struct rlimit scarce;
-	int lowest = open(".", O_PATH | O_CLOEXEC);
-
-	(void)state;
-	make_entries((const char *const[]){ "s:a", "f:tcp", NULL });
-	getrlimit(RLIMIT_NOFILE, &before);
-	scarce = before;
-	/* Two: the directory, and the file's name, but not the file. */
-	scarce.rlim_cur = (rlim_t)lowest + 2;
-	close(lowest);
-	setrlimit(RLIMIT_NOFILE, &scarce);
-	lister_submit(lister, wish);
-	sem_wait(&done);
-	setrlimit(RLIMIT_NOFILE, &before);
-	assert_int_equal(wish->result, -EMFILE);
-	assert_null(wish->text);
-	wish_free(wish);
-	lister_free(lister);
-}
-
-static void test_lister_long_list(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *wish;
-	char path[64];
-
-	(void)state;
-	for (int i = 0; i < 1000; i++) {
-		snprintf(path, sizeof(path), "services/%03d-with-a-name", i);
-		make_file(path, "");
-	}
-	wish = wish_for(lister, "", false);
-	assert_int_equal(wish->text->length, 1000 * strlen("000-with-a-name\r\n") + 2);
-	assert_memory_equal(wish->text->bytes + wish->text->length - 9, "-name\r\n\r\n", 9);
-	wish_free(wish);
-	lister_free(lister);
-}
-
-/* Holds the lister's thread with a first wish and submits the others, which therefore wait together. */
-static struct listing_wish *submit_held(struct lister *lister, struct listing_wish **wishes, size_t count)
-{
-	struct listing_wish *first = wish_new("", false);
-
-	first->on_done = on_done_hold;
-	lister_submit(lister, first);
-	sem_wait(&entered);
-	for (size_t i = 0; i < count; i++)
-		lister_submit(lister, wishes[i]);
-	return first;
-}
-
-/* Same wishes are answered by one walk: together, before one that came between them. */
-static void test_lister_same_wishes_share_a_walk(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *wishes[] = {
-		wish_new("d", false), wish_new("", false),  wish_new("d", false),
-		wish_new("d", true),  wish_new("d", false),
-	};
-	static const int order[] = { 0, 2, 4, 1, 3 };
-	struct listing_wish *first;
-
-	(void)state;
-	make_entries((const char *const[]){ "d:d", "s:d/s", "s:t", NULL });
-	first = submit_held(lister, wishes, ARRAY_SIZE(wishes));
-	sem_post(&release);
-	for (size_t i = 0; i < 1 + ARRAY_SIZE(wishes); i++)
-		sem_wait(&done);
-	assert_ptr_equal(done_order[0], first);
-	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++)
-		assert_ptr_equal(done_order[1 + i], wishes[order[i]]);
-	assert_ptr_equal(wishes[0]->text, wishes[2]->text);
-	assert_ptr_equal(wishes[0]->text, wishes[4]->text);
-	assert_int_equal(wishes[0]->text->references, 3);
-	wish_free(first);
-	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++)
-		wish_free(wishes[i]);
-	lister_free(lister);
-}
-
-static void test_lister_answer_is_no_older_than_its_wish(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *later = wish_new("", false);
-	struct listing_wish *first = submit_held(lister, NULL, 0);
-
-	(void)state;
-	make_entry("s:new");
-	lister_submit(lister, later);
-	sem_post(&release);
-	sem_wait(&done);
-	sem_wait(&done);
-	assert_text(first, "\r\n");
-	assert_text(later, "new\r\n\r\n");
-	wish_free(first);
-	wish_free(later);
-	lister_free(lister);
-}
-
-static void test_lister_equal_texts_are_one(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *first;
-	struct listing_wish *same;
-	struct listing_wish *detailed;
-	struct listing_wish *changed;
-
-	(void)state;
-	make_entry("s:s");
-	first = wish_for(lister, "", false);
-	detailed = wish_for(lister, "", true);
-	same = wish_for(lister, "", false);
-	assert_ptr_equal(first->text, same->text);
-	assert_ptr_not_equal(first->text, detailed->text);
-	assert_int_equal(first->text->references, 2);
-	make_entry("s:t");
-	changed = wish_for(lister, "", false);
-	assert_ptr_not_equal(first->text, changed->text);
-	assert_text(first, "s\r\n\r\n");
-	assert_text(changed, "s\r\nt\r\n\r\n");
-
-	/* A text outlives its lister. */
-	lister_free(lister);
-	wish_free(first);
-	assert_text(same, "s\r\n\r\n");
-	wish_free(same);
-	wish_free(detailed);
-	wish_free(changed);
-	listing_text_unref(NULL);
-}
-
-static void test_lister_ends_while_wishes_wait(void **state)
-{
-	struct lister *lister = start_lister();
-	struct listing_wish *wishes[] = { wish_new("", false), wish_new("", true), wish_new("d", false) };
-	struct listing_wish *first = submit_held(lister, wishes, ARRAY_SIZE(wishes));
-
-	(void)state;
-	make_entry("d:d");
-	/* From here on the thread and this one race, so any of them may still be answered. */
-	sem_post(&release);
-	lister_free(lister);
-	assert_int_equal(done_count, 1 + ARRAY_SIZE(wishes));
-	assert_text(first, "\r\n");
-	wish_free(first);
-	for (size_t i = 0; i < ARRAY_SIZE(wishes); i++) {
-		assert_true(wishes[i]->result == 0 || wishes[i]->result == -ECANCELED);
-		assert_true((wishes[i]->result == 0) == (wishes[i]->text != NULL));
-		wish_free(wishes[i]);
-	}
-	lister_free(NULL);
-}
-
-#define LISTING_TEST(function) cmocka_unit_test_setup_teardown(function, make_workplace, remove_workplace)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		LISTING_TEST(test_walk_finds_what_is_there),
-		LISTING_TEST(test_walk_without_directory),
-		LISTING_TEST(test_walk_directory_is_not_terminated),
-		LISTING_TEST(test_walk_services_is_a_link),
-		LISTING_TEST(test_walk_stops_when_told),
-		LISTING_TEST(test_walk_deeper_than_it_keeps_open),
-		LISTING_TEST(test_walk_paths_longer_than_a_line),
-		LISTING_TEST(test_walk_services_and_directory_longer_than_path_max),
-		LISTING_TEST(test_walk_many_entries_in_order),
-		LISTING_TEST(test_walk_of_branching_links_is_bounded),
-		LISTING_TEST(test_walk_of_what_vanishes),
-		LISTING_TEST(test_walk_of_a_way_back_that_vanishes),
-		LISTING_TEST(test_walk_of_what_may_not_be_read),
-		LISTING_TEST(test_walk_without_descriptors),
-		LISTING_TEST(test_description_file),
-		LISTING_TEST(test_description_file_of_every_size),
-		LISTING_TEST(test_lister_writes_lists),
-		LISTING_TEST(test_lister_detailed_without_descriptors),
-		LISTING_TEST(test_lister_long_list),
-		LISTING_TEST(test_lister_same_wishes_share_a_walk),
-		LISTING_TEST(test_lister_answer_is_no_older_than_its_wish),
-		LISTING_TEST(test_lister_equal_texts_are_one),
-		LISTING_TEST(test_lister_ends_while_wishes_wait),
+		WORKPLACE_TEST(test_walk_finds_what_is_there),
+		WORKPLACE_TEST(test_walk_without_directory),
+		WORKPLACE_TEST(test_walk_directory_is_not_terminated),
+		WORKPLACE_TEST(test_walk_services_is_a_link),
+		WORKPLACE_TEST(test_walk_stops_when_told),
+		WORKPLACE_TEST(test_walk_deeper_than_it_keeps_open),
+		WORKPLACE_TEST(test_walk_paths_longer_than_a_line),
+		WORKPLACE_TEST(test_walk_services_and_directory_longer_than_path_max),
+		WORKPLACE_TEST(test_walk_many_entries_in_order),
+		WORKPLACE_TEST(test_walk_of_branching_links_is_bounded),
+		WORKPLACE_TEST(test_walk_of_what_vanishes),
+		WORKPLACE_TEST(test_walk_of_a_way_back_that_vanishes),
+		WORKPLACE_TEST(test_walk_of_what_may_not_be_read),
+		WORKPLACE_TEST(test_walk_without_descriptors),
 	};
 
-	log_init(LOG_LEVEL_ERROR, LOG_FORMAT_LOGFMT);
 	return FIXTURE_RUN(tests);
 }

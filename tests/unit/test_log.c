@@ -589,7 +589,8 @@ static int log_as_another_user(void)
 	int reader = capture_begin(LOG_LEVEL_INFO, LOG_FORMAT_LOGFMT);
 
 	log_deinit();
-	if (setgid(65534) != 0 || setuid(65534) != 0)
+	/* Root may open whatever its mode; everybody else is kept out by it, the owner included. */
+	if (geteuid() == 0 ? setgid(65534) != 0 || setuid(65534) != 0 : fchmod(STDERR_FILENO, 0) != 0)
 		return 1;
 	log_init(LOG_LEVEL_INFO, LOG_FORMAT_LOGFMT);
 	if ((fcntl(STDERR_FILENO, F_GETFL) & O_NONBLOCK) != 0)
@@ -608,8 +609,6 @@ static int log_as_another_user(void)
 static void test_pipe_of_another_user(void **state)
 {
 	(void)state;
-	if (geteuid() != 0)
-		skip();
 	assert_int_equal(run_in_child(log_as_another_user), 0);
 }
 
@@ -757,8 +756,7 @@ static void test_stalled_terminal_sees_whole_lines(void **state)
 	int terminal, flags;
 
 	(void)state;
-	if (reader < 0)
-		skip();
+	assert_true(reader >= 0);
 	assert_int_equal(grantpt(reader), 0);
 	assert_int_equal(unlockpt(reader), 0);
 	terminal = open(ptsname(reader), O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -800,8 +798,7 @@ static void test_full_device_counts(void **state)
 	uint64_t dropped;
 
 	(void)state;
-	if (fd < 0)
-		skip();
+	assert_true(fd >= 0);
 	stderr_swap(fd);
 	log_init(LOG_LEVEL_INFO, LOG_FORMAT_LOGFMT);
 	log_message(LOG_LEVEL_INFO, "lost");

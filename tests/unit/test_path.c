@@ -1,13 +1,9 @@
 /*
  * Service paths: what a client may name and what a list may show.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "fixture.h"
 
-#include <cmocka.h>
+#include <string.h>
 
 #include "base/macros.h"
 #include "proto/path.h"
@@ -139,5 +135,5 @@ int main(void)
 		cmocka_unit_test(every_verdict_has_words_of_its_own),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return FIXTURE_RUN(tests);
 }

@@ -1,14 +1,10 @@
 /*
  * What a client that asked for reasons is told.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "fixture.h"
+
 #include <stdio.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "base/macros.h"
 #include "proto/reply.h"
@@ -76,5 +72,5 @@ int main(void)
 		cmocka_unit_test(a_small_buffer_is_never_overrun),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return FIXTURE_RUN(tests);
 }

@@ -1,15 +1,11 @@
 /*
  * Request lines, as conversations: what a client sends, and what each of its lines asks for.
  */
-#include <setjmp.h>
-#include <stdarg.h>
+#include "fixture.h"
+
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #include "base/macros.h"
 #include "proto/request.h"
@@ -240,5 +236,5 @@ int main(void)
 		cmocka_unit_test(crlf_counts_as_two_bytes_of_a_line),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return FIXTURE_RUN(tests);
 }

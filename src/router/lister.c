@@ -1,0 +1,415 @@
+/*
+ * Theory of operation
+ *
+ * The lister is one thread. Wishes queue under its mutex; the thread takes the
+ * first and all that ask for the same, walks without the mutex, and answers
+ * them. A wish that comes meanwhile stays queued, and so sees what changed.
+ *
+ * All texts that somebody holds are in one list. It holds no reference itself;
+ * a text that equals one in it joins that one and is dropped. Equal is
+ * decided by hash and length under the lock, and byte by byte outside it:
+ * event loops take the same lock to let go of a text, and must not wait.
+ */
+#include "router/lister.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "router/description_file.h"
+#include "router/listing.h"
+
+/* ---- texts --------------------------------------------------------------------------------------- */
+
+/* Not the lister's, for a text may outlive it. The mutex guards the list and all reference counts, and is
+ * held for no more than a look along the list: as many texts as slow readers hold, which limits bound. */
+static pthread_mutex_t texts_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct list texts_held = { &texts_held, &texts_held };
+
+void lister_text_unref(struct lister_text *text)
+{
+	bool is_last;
+
+	if (!text)
+		return;
+	pthread_mutex_lock(&texts_mutex);
+	is_last = --text->references == 0;
+	if (is_last)
+		list_remove(&text->link);
+	pthread_mutex_unlock(&texts_mutex);
+	if (is_last)
+		free(text);
+}
+
+/* The caller holds a reference already. */
+static void text_add_references(struct lister_text *text, unsigned count)
+{
+	pthread_mutex_lock(&texts_mutex);
+	text->references += count;
+	pthread_mutex_unlock(&texts_mutex);
+}
+
+/* Finds a held text that is in all likelihood the same and takes a reference to it, so that it stays
+ * while the two are compared. */
+static struct lister_text *text_find_twin(const struct lister_text *text)
+{
+	struct lister_text *twin = NULL;
+
+	pthread_mutex_lock(&texts_mutex);
+	for (struct list *link = texts_held.next; link != &texts_held && !twin; link = link->next) {
+		struct lister_text *held = CONTAINER_OF(link, struct lister_text, link);
+
+		if (held->hash == text->hash && held->length == text->length)
+			twin = held;
+	}
+	if (twin)
+		twin->references++;
+	pthread_mutex_unlock(&texts_mutex);
+	return twin;
+}
+
+/* Makes a finished text known, with so many references; or frees it and returns the one it equals, with
+ * so many more. */
+static struct lister_text *text_publish_take(struct lister_text *text, unsigned references)
+{
+	struct lister_text *twin;
+
+	text->hash = hash_bytes(text->bytes, text->length);
+	twin = text_find_twin(text);
+	if (twin && memcmp(twin->bytes, text->bytes, text->length) == 0) {
+		free(text);
+		text_add_references(twin, references - 1);
+		return twin;
+	}
+	lister_text_unref(twin);
+
+	pthread_mutex_lock(&texts_mutex);
+	text->references = references;
+	list_append(&texts_held, &text->link);
+	pthread_mutex_unlock(&texts_mutex);
+	return text;
+}
+
+/* ---- writing a list ------------------------------------------------------------------------------ */
+
+enum {
+	/* What a visit of the lister returns, besides errors, to end the walk. */
+	DRAFT_FULL = 1,
+	DRAFT_SIZE_FIRST = 4096,
+};
+
+struct lister {
+	const char *services;
+	pthread_t thread;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct list waiting;      /* under the mutex */
+	_Atomic bool is_stopping; /* written under the mutex, read by the walk without it */
+	struct log_limiter limiter;
+	char description[DESCRIPTION_FILE_BUFFER];
+};
+
+/* A text being written: the lister_text itself, grown by doubling, so that it need not be copied when it
+ * is finished. */
+struct draft {
+	struct lister *lister;
+	bool is_detailed;
+	struct lister_text *text;
+	size_t size; /* of its bytes */
+};
+
+/* The first call makes the text. On failure what was written stays. */
+static int draft_resize(struct draft *draft, size_t size)
+{
+	struct lister_text *text = realloc(draft->text, sizeof(*text) + size);
+
+	if (!text)
+		return -ENOMEM;
+	if (!draft->text)
+		text->length = 0;
+	draft->text = text;
+	draft->size = size;
+	return 0;
+}
+
+/* Makes room for length bytes and the CRLF that ends the list. */
+static int draft_reserve(struct draft *draft, size_t length)
+{
+	size_t needed = draft->text->length + length + 2;
+
+	if (needed > LISTER_TEXT_MAX)
+		return DRAFT_FULL;
+	if (needed <= draft->size)
+		return 0;
+	return draft_resize(draft, MIN(MAX(2 * draft->size, needed), (size_t)LISTER_TEXT_MAX));
+}
+
+/* Call draft_reserve() first. */
+static void draft_append(struct draft *draft, const char *bytes, size_t length)
+{
+	memcpy(draft->text->bytes + draft->text->length, bytes, length);
+	draft->text->length += length;
+}
+
+static void log_truncated(struct lister *lister, const char *bound, const char *path, size_t path_length)
+{
+	uint32_t suppressed;
+	struct log_line line;
+
+	if (!log_limiter_pass(&lister->limiter, clock_now_ms(), &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "list is incomplete");
+	log_add_string(&line, "reason", bound);
+	log_add_bytes(&line, "path", path, path_length);
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
+	log_end(&line);
+}
+
+/* Finds the kind of an entry for a detailed list. *kind stays as it is when the description cannot be read
+ * or is invalid: clients that asked for it would be refused. */
+static int find_kind(struct lister *lister, const struct listing_entry *entry, const char **kind)
+{
+	struct description_error error;
+	struct description description;
+	struct stat status;
+	ssize_t length;
+	int fd;
+
+	if (entry->kind == LISTING_SOCKET) {
+		*kind = description_kind_name(DESCRIPTION_UNIX);
+		return 0;
+	}
+	fd = description_file_open(entry->directory_fd, entry->name, &status);
+	if (fd < 0)
+		return listing_error_is_exhaustion(-fd) ? fd : 0;
+	length = description_file_read(fd, lister->description);
+	close(fd);
+	if (length >= 0 && description_parse(lister->description, (size_t)length, &description, &error) == 0)
+		*kind = description_kind_name(description.kind);
+	return 0;
+}
+
+/* A path holds no control bytes, so tabs and line ends are safe separators. */
+static int draft_add_entry(struct draft *draft, const struct listing_entry *entry)
+{
+	const char *kind = NULL;
+	size_t kind_length = 0;
+	int result;
+
+	if (draft->is_detailed) {
+		result = find_kind(draft->lister, entry, &kind);
+		if (result < 0 || !kind)
+			return result;
+		kind_length = strlen(kind);
+	}
+	result = draft_reserve(draft, entry->path_length + kind_length + strlen("\t\t\r\n"));
+	if (result == DRAFT_FULL)
+		log_truncated(draft->lister, "text too long", entry->path, entry->path_length);
+	if (result != 0)
+		return result;
+
+	draft_append(draft, entry->path, entry->path_length);
+	if (kind) {
+		draft_append(draft, "\t", 1);
+		draft_append(draft, kind, kind_length);
+		draft_append(draft, "\t", 1); /* and an empty "about" */
+	}
+	draft_append(draft, "\r\n", 2);
+	return 0;
+}
+
+static int draft_visit(const struct listing_entry *entry, void *context)
+{
+	struct draft *draft = context;
+
+	if (draft->lister->is_stopping)
+		return -ECANCELED;
+	switch (entry->kind) {
+	case LISTING_SOCKET:
+	case LISTING_DESCRIPTION:
+		return draft_add_entry(draft, entry);
+	case LISTING_TRUNCATED:
+		log_truncated(draft->lister,
+			      entry->error == ENAMETOOLONG ? "path too long" : "too many entries",
+			      entry->path, entry->path_length);
+		return 0;
+	case LISTING_DANGLING:
+	case LISTING_CIRCLE:
+	case LISTING_BAD_NAME:
+	case LISTING_OTHER:
+	case LISTING_UNREADABLE:
+		/* Left out in silence: they would be logged anew for every list. `kaiso check` tells them. */
+		return 0;
+	}
+	return 0;
+}
+
+/* Walks and writes the list that wish asks for. On success *text is a draft, the caller's to publish. */
+static int lister_write(struct lister *lister, const struct lister_wish *wish, struct lister_text **text)
+{
+	struct draft draft = { .lister = lister, .is_detailed = wish->is_detailed };
+	int result = draft_resize(&draft, DRAFT_SIZE_FIRST);
+
+	if (result < 0)
+		return result;
+	result = listing_walk(lister->services, wish->directory, wish->directory_length, draft_visit, &draft);
+	if (result < 0) {
+		free(draft.text);
+		return result;
+	}
+	draft_append(&draft, "\r\n", 2);
+	/* What doubling took too much goes back; when even that fails, the text is as good as it is. */
+	(void)draft_resize(&draft, draft.text->length);
+	*text = draft.text;
+	return 0;
+}
+
+/* ---- the lister thread --------------------------------------------------------------------------- */
+
+static bool wishes_are_same(const struct lister_wish *wish, const struct lister_wish *other)
+{
+	return wish->is_detailed == other->is_detailed && wish->directory_length == other->directory_length &&
+	       memcmp(wish->directory, other->directory, wish->directory_length) == 0;
+}
+
+/* Moves the first waiting wish and all that ask for the same into batch. The mutex is held. */
+static unsigned lister_take_batch(struct lister *lister, struct list *batch)
+{
+	const struct lister_wish *first = CONTAINER_OF(lister->waiting.next, struct lister_wish, link);
+	struct list *next;
+	unsigned count = 0;
+
+	for (struct list *link = lister->waiting.next; link != &lister->waiting; link = next) {
+		struct lister_wish *wish = CONTAINER_OF(link, struct lister_wish, link);
+
+		next = link->next;
+		if (!wishes_are_same(first, wish))
+			continue;
+		list_remove(link);
+		list_append(batch, link);
+		count++;
+	}
+	return count;
+}
+
+/* Gives every wish in the list its result, and one reference to text if there is one. */
+static void wishes_finish(struct list *wishes, int result, struct lister_text *text)
+{
+	while (!list_is_empty(wishes)) {
+		struct lister_wish *wish = CONTAINER_OF(wishes->next, struct lister_wish, link);
+
+		/* Its owner may free it as soon as it is told. */
+		list_remove(&wish->link);
+		wish->result = result;
+		wish->text = text;
+		wish->on_done(wish);
+	}
+}
+
+/* The one walk for a batch of count wishes that ask for the same. */
+static void lister_answer(struct lister *lister, struct list *batch, unsigned count)
+{
+	const struct lister_wish *first = CONTAINER_OF(batch->next, struct lister_wish, link);
+	struct lister_text *text = NULL;
+	int result = lister_write(lister, first, &text);
+
+	if (result == 0)
+		text = text_publish_take(text, count);
+	wishes_finish(batch, result, text);
+}
+
+static void *lister_main(void *context)
+{
+	struct lister *lister = context;
+	struct list batch;
+	unsigned count;
+
+	pthread_mutex_lock(&lister->mutex);
+	while (!lister->is_stopping) {
+		if (list_is_empty(&lister->waiting)) {
+			pthread_cond_wait(&lister->changed, &lister->mutex);
+			continue;
+		}
+		list_init(&batch);
+		count = lister_take_batch(lister, &batch);
+		pthread_mutex_unlock(&lister->mutex);
+		lister_answer(lister, &batch, count);
+		pthread_mutex_lock(&lister->mutex);
+	}
+	pthread_mutex_unlock(&lister->mutex);
+	/* Nobody submits any more, so the list is this thread's alone. */
+	wishes_finish(&lister->waiting, -ECANCELED, NULL);
+	return NULL;
+}
+
+/* All signals stay blocked in the thread: they belong to the loops. Returns 0 or an errno. */
+static int lister_start(struct lister *lister)
+{
+	pthread_attr_t attributes;
+	sigset_t all;
+	sigset_t before;
+	int error = pthread_attr_init(&attributes);
+
+	if (error != 0)
+		return error;
+	/* Nothing here is large on the stack; a log line is the largest. */
+	pthread_attr_setstacksize(&attributes, 256 << 10);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(&lister->thread, &attributes, lister_main, lister);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attributes);
+	return error;
+}
+
+struct lister *lister_new(const char *services)
+{
+	struct lister *lister = calloc(1, sizeof(*lister));
+	int error;
+
+	if (!lister)
+		return NULL;
+	lister->services = services;
+	list_init(&lister->waiting);
+	pthread_mutex_init(&lister->mutex, NULL);
+	pthread_cond_init(&lister->changed, NULL);
+	error = lister_start(lister);
+	if (error == 0)
+		return lister;
+	pthread_cond_destroy(&lister->changed);
+	pthread_mutex_destroy(&lister->mutex);
+	free(lister);
+	errno = error;
+	return NULL;
+}
+
+void lister_free(struct lister *lister)
+{
+	if (!lister)
+		return;
+	pthread_mutex_lock(&lister->mutex);
+	lister->is_stopping = true;
+	pthread_cond_signal(&lister->changed);
+	pthread_mutex_unlock(&lister->mutex);
+	pthread_join(lister->thread, NULL);
+	pthread_cond_destroy(&lister->changed);
+	pthread_mutex_destroy(&lister->mutex);
+	free(lister);
+}
+
+void lister_submit(struct lister *lister, struct lister_wish *wish)
+{
+	pthread_mutex_lock(&lister->mutex);
+	list_append(&lister->waiting, &wish->link);
+	pthread_cond_signal(&lister->changed);
+	pthread_mutex_unlock(&lister->mutex);
+}

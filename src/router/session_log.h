@@ -1,0 +1,19 @@
+/*
+ * What the log says of sessions: one line when each ends, and a warning where a service is at fault.
+ */
+#ifndef KAISO_ROUTER_SESSION_LOG_H
+#define KAISO_ROUTER_SESSION_LOG_H
+
+#include "proto/description.h"
+#include "router/session.h"
+
+/* The session's one line. To be called while its state is still the one that it ends in. */
+void session_log_end(const struct session *session, enum session_reason reason);
+
+/* The description of session->service is wrong. Repeats are held back and counted. */
+void session_log_invalid(const struct session *session, const struct description_error *error);
+
+/* session->service cannot be reached; error is a negative errno. Repeats are held back and counted. */
+void session_log_failure(const struct session *session, int error);
+
+#endif
