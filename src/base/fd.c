@@ -42,6 +42,8 @@ int fd_open_path(const char *path, int flags)
 		cleanup_close(&directory);
 		directory = next;
 		path += length + strspn(path + length, "/");
+		if (*path == '\0')
+			path = "."; /* slashes at the end of the whole */
 	}
 
 	int fd = openat(directory < 0 ? AT_FDCWD : directory, path, flags | O_CLOEXEC);
