@@ -311,9 +311,10 @@ void session_wish_done(struct lister_wish *wish)
 		return;
 	}
 	if (!wish->text) {
-		session->reply = NULL;
-		reply_free(reply);
-		session_end(session, session_reason_from_errno(wish->result));
+		int error = wish->result;
+
+		reply_free(STEAL_PTR(session->reply));
+		session_end(session, session_reason_from_errno(error));
 		return;
 	}
 	reply->bytes = wish->text->bytes;
