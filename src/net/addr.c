@@ -201,3 +201,18 @@ int addr_split(const char *text, uint16_t port_minimum, const char **host, size_
 	*port = (uint16_t)number;
 	return 0;
 }
+
+int addr_ends_of(int fd, struct addr_ends *ends)
+{
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address);
+
+	if (getsockname(fd, (struct sockaddr *)&address, &length) != 0)
+		return -errno;
+	addr_from_sockaddr(&ends->local, (struct sockaddr *)&address, length);
+	length = sizeof(address);
+	if (getpeername(fd, (struct sockaddr *)&address, &length) != 0)
+		return -errno;
+	addr_from_sockaddr(&ends->peer, (struct sockaddr *)&address, length);
+	return 0;
+}

@@ -24,6 +24,12 @@ union addr {
 	struct sockaddr_in6 in6;
 };
 
+/* The two ends of a connection, seen from one of them. */
+struct addr_ends {
+	union addr local;
+	union addr peer;
+};
+
 /* "[xxxx:...%scope]:65535" and "unix" fit. */
 #define ADDR_TEXT_SIZE 80
 
@@ -57,5 +63,8 @@ bool addr_is_equal(const union addr *one, const union addr *other);
  * 0, -EINVAL (no colon, empty port, an IPv6 address without brackets), -ERANGE (port). */
 int addr_split(const char *text, uint16_t port_minimum, const char **host, size_t *host_length,
 	       uint16_t *port);
+
+/* Of a connected socket (getsockname(2), getpeername(2)). 0 or a negative errno; -ENOTCONN after a reset. */
+int addr_ends_of(int fd, struct addr_ends *ends);
 
 #endif

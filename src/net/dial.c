@@ -166,18 +166,18 @@ static void dial_next_address(struct dial *dial)
  * to itself (simultaneous open, RFC 9293 section 3.5); that is no service. */
 static int dial_outcome(struct dial *dial)
 {
-	struct sockaddr_storage local;
-	socklen_t length = sizeof(int), local_length = sizeof(local);
-	int error = 0;
+	struct addr_ends ends;
+	socklen_t length = sizeof(int);
+	int error = 0, r;
 
 	if (getsockopt(dial->watch.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0)
 		return -errno;
 	if (error != 0)
 		return -error;
-	if (getsockname(dial->watch.fd, (struct sockaddr *)&local, &local_length) != 0)
-		return -errno;
-	addr_from_sockaddr(&dial->local, (struct sockaddr *)&local, local_length);
-	return addr_is_equal(&dial->local, &dial->addresses[dial->address_next - 1]) ? -ECONNREFUSED : 0;
+	r = addr_ends_of(dial->watch.fd, &ends);
+	if (r < 0)
+		return r;
+	return addr_is_equal(&ends.local, &ends.peer) ? -ECONNREFUSED : 0;
 }
 
 static void dial_on_connected(struct loop_watch *watch, uint32_t events)

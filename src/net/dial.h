@@ -47,7 +47,6 @@ struct dial {
 	int last_error;
 	size_t address_count;
 	size_t address_next;
-	union addr local; /* in on_done of a TCP dial that succeeded: our own end */
 	union addr addresses[RESOLVE_ADDRESSES_MAX];
 };
 

@@ -164,6 +164,8 @@ static bool way_stash(struct relay_way *way, const char *bytes, size_t length)
 bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length)
 {
 	way->bytes -= length;
+	if (length == 0)
+		return true;
 	return way_stash(way, bytes, length);
 }
 

@@ -1,8 +1,7 @@
 /*
- * Theory of operation: the kernel gives every connection a local address that
- * no other has at the time. When this router connects to itself, the new client's peer address is
- * the local address of an older session's backend. From there the way back is: that
- * session's client address, is it ours again? Every service met on the way is compared.
+ * Theory of operation: when this router connects to itself, the new client's connection and the backend
+ * connection of an older session are the same, seen from its two ends. From there the way back is: that
+ * session's client connection, is it our own again? Every service met on the way is compared.
  */
 #include "router/chains.h"
 
@@ -10,8 +9,8 @@
 
 struct chain {
 	struct chain *next;
-	union addr backend_local;
-	union addr client;
+	struct addr_ends backend;
+	struct addr_ends client;
 	uint64_t service_hash;
 };
 
@@ -33,17 +32,15 @@ static struct chain **chains_bucket(struct chains *chains, const union addr *add
 	return &chains->buckets[ntohs(port) % CHAINS_BUCKETS];
 }
 
-struct chain *chains_add(struct chains *chains, const union addr *backend_local, const union addr *client,
-			 uint64_t service_hash)
+struct chain *chains_add(struct chains *chains, const struct addr_ends *backend,
+			 const struct addr_ends *client, uint64_t service_hash)
 {
-	struct chain **bucket = chains_bucket(chains, backend_local);
+	struct chain **bucket = chains_bucket(chains, &backend->local);
 	struct chain *chain = malloc(sizeof(*chain));
 
 	if (!chain)
 		return NULL;
-	*chain = (struct chain){ .backend_local = *backend_local,
-				 .client = *client,
-				 .service_hash = service_hash };
+	*chain = (struct chain){ .backend = *backend, .client = *client, .service_hash = service_hash };
 	pthread_mutex_lock(&chains->mutex);
 	chain->next = *bucket;
 	*bucket = chain;
@@ -59,7 +56,7 @@ void chains_remove(struct chains *chains, struct chain *chain)
 	if (!chain)
 		return;
 	pthread_mutex_lock(&chains->mutex);
-	link = chains_bucket(chains, &chain->backend_local);
+	link = chains_bucket(chains, &chain->backend.local);
 	while (*link != chain)
 		link = &(*link)->next;
 	*link = chain->next;
@@ -68,22 +65,24 @@ void chains_remove(struct chains *chains, struct chain *chain)
 	free(chain);
 }
 
-static const struct chain *chains_find(struct chains *chains, const union addr *local)
+/* The session whose backend connection this client's connection is. */
+static const struct chain *chains_find(struct chains *chains, const struct addr_ends *client)
 {
-	const struct chain *chain = *chains_bucket(chains, local);
+	const struct chain *chain = *chains_bucket(chains, &client->peer);
 
-	while (chain && !addr_is_equal(&chain->backend_local, local))
+	while (chain && !(addr_is_equal(&chain->backend.local, &client->peer) &&
+			  addr_is_equal(&chain->backend.peer, &client->local)))
 		chain = chain->next;
 	return chain;
 }
 
-bool chains_is_loop(struct chains *chains, const union addr *client, uint64_t service_hash)
+bool chains_is_loop(struct chains *chains, const struct addr_ends *client, uint64_t service_hash)
 {
 	const struct chain *chain;
 	unsigned depth = 0;
 	bool is_loop = false;
 
-	if (chains->count == 0 || client->sa.sa_family == AF_UNIX)
+	if (client->peer.sa.sa_family == AF_UNIX)
 		return false;
 	pthread_mutex_lock(&chains->mutex);
 	for (chain = chains_find(chains, client); chain && !is_loop;

@@ -2,8 +2,9 @@
  * Which of the router's own connections lead where: so that a chain that comes
  * back to this router is recognised, and one that asks for the same service again is ended.
  *
- * A session that leads to a TCP target is entered under the local address of its backend connection. A client
- * whose address stands here is this router itself. Shared by all threads; thread safe.
+ * A session that leads to a TCP target is entered with both ends of its backend connection. A client's connection
+ * that has the same two ends, seen from the other side, is this router's own. One end would not do: the kernel gives the same
+ * local port to connections that go to different places. Shared by all threads; thread safe.
  */
 #ifndef KAISO_ROUTER_CHAINS_H
 #define KAISO_ROUTER_CHAINS_H
@@ -30,15 +31,20 @@ void chains_init(struct chains *chains);
 /* No chain may be left. */
 void chains_deinit(struct chains *chains);
 
-/* Enters a session: its backend's local address, its client's address, and the hash of its service's path.
+/* Enters a session: the ends of its backend's and of its client's connection, and the hash of its service's path.
  * NULL when out of memory: then a loop through it goes unseen, up to the limits. */
-struct chain *chains_add(struct chains *chains, const union addr *backend_local, const union addr *client,
-			 uint64_t service_hash);
+struct chain *chains_add(struct chains *chains, const struct addr_ends *backend,
+			 const struct addr_ends *client, uint64_t service_hash);
 
 /* NULL is allowed. */
 void chains_remove(struct chains *chains, struct chain *chain);
 
-/* Would this client's request for that service close a loop? Costs nothing while no chain is entered. */
-bool chains_is_loop(struct chains *chains, const union addr *client, uint64_t service_hash);
+static inline bool chains_is_empty(const struct chains *chains)
+{
+	return chains->count == 0;
+}
+
+/* Would the request for that service, coming over this connection, close a loop? */
+bool chains_is_loop(struct chains *chains, const struct addr_ends *client, uint64_t service_hash);
 
 #endif

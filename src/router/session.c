@@ -86,14 +86,13 @@ static enum step session_step(struct session *session)
 	return STEP_WAIT;
 }
 
-/* What the client's and the backend's descriptor are watched for, from the state alone. A client that waits to be
- * handed over stays as it is: it may be in blocking mode and out of epoll for good. */
+/* What the client's and the backend's descriptor are watched for, from the state alone. */
 static void session_interest(const struct session *session, uint32_t *client, uint32_t *backend)
 {
 	*client = CLIENT_EVENTS | (session->down.is_blocked ? EPOLLOUT : 0u);
 	*backend = 0;
-	if (session->state == SESSION_HANDOVER && !session->down.is_blocked)
-		*client = session->client.events;
+	if (session->is_detached)
+		*client = 0;
 	if (session->state == SESSION_RELAY)
 		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
 }
@@ -377,6 +376,16 @@ static enum step session_fail(struct session *session, int error)
 			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
 }
 
+/* Costs nothing while no session leads to a TCP target. */
+static bool session_is_loop(const struct session *session, uint64_t service_hash)
+{
+	struct chains *chains = &session->worker->shared->chains;
+	struct addr_ends ends;
+
+	return !chains_is_empty(chains) && addr_ends_of(session->client.fd, &ends) == 0 &&
+	       chains_is_loop(chains, &ends, service_hash);
+}
+
 static enum step on_lookup(struct session *session, const char *path, size_t length)
 {
 	struct worker *worker = session->worker;
@@ -385,7 +394,7 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 
 	session_enter(session, SESSION_LOOKUP);
 	loop_timer_cancel(&worker->loop, &session->timer);
-	if (chains_is_loop(&worker->shared->chains, &session->peer, catalog_path_hash(path, length))) {
+	if (session_is_loop(session, catalog_path_hash(path, length))) {
 		session->service = catalog_unknown(&worker->catalog, path, length);
 		return session_refuse(session, SESSION_LOOP);
 	}
@@ -489,11 +498,20 @@ static enum step session_knock(struct session *session)
 	return session_dial_started(session, dial_start_addresses(dial, loopback, ARRAY_SIZE(loopback)));
 }
 
-/* The dial has succeeded: what was it for? */
-static enum step session_dialled(struct session *session, int fd, const union addr *local)
+/* A TCP target may be a router, even this one. */
+static struct chain *session_enter_chain(const struct session *session)
 {
-	struct worker *worker = session->worker;
+	struct addr_ends backend, client;
 
+	if (addr_ends_of(session->backend.fd, &backend) != 0 ||
+	    addr_ends_of(session->client.fd, &client) != 0)
+		return NULL;
+	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash);
+}
+
+/* The dial has succeeded: what was it for? */
+static enum step session_dialled(struct session *session, int fd)
+{
 	if (session->is_knocking) {
 		close(fd);
 		session->is_knocking = false;
@@ -505,19 +523,17 @@ static enum step session_dialled(struct session *session, int fd, const union ad
 		return session_enter_handover(session);
 	session->chain = NULL;
 	if (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO)
-		session->chain =
-			chains_add(&worker->shared->chains, local, &session->peer, session->service->hash);
+		session->chain = session_enter_chain(session);
 	return session_enter_relay(session);
 }
 
 static void session_on_dialled(struct dial *dial, int result)
 {
 	struct session *session = dial->context;
-	union addr local = dial->local;
 
 	free(STEAL_PTR(session->dial));
 	if (result >= 0)
-		session_dialled(session, result, &local);
+		session_dialled(session, result);
 	else
 		session_fail(session, result);
 	session_run(session);
@@ -606,6 +622,7 @@ static int session_send_client(struct session *session, const struct stat *socke
 	r = loop_watch(&session->worker->loop, &session->client, 0);
 	if (r < 0)
 		return r;
+	session->is_detached = true;
 	ioctl(session->client.fd, FIONBIO, &blocking);
 	if (session->backend.fd < 0)
 		return receiver_send(receiver, session->client.fd);

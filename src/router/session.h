@@ -82,6 +82,7 @@ struct session {
 	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
+	uint64_t is_detached : 1; /* HANDOVER: the client is in blocking mode and out of epoll for good */
 	uint64_t retry_shift : 3; /* HANDOVER: how often the receiver's queue was full, for the next wait */
 	uint64_t has_turn : 1;    /* service->turn is this session's */
 };

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from harness.services import Backend, bind_tcp, bind_unix, closed_port, echo
 from harness.stream import noise
-from harness.wait import wait_until
+from harness.wait import DEADLINE, wait_until
 
 
 def reach(router, name, peer_of):
@@ -406,6 +408,83 @@ def test_loop_over_two_routers(new_router):
     first.wait_fds_back()
     second.wait_fds_back()
     first.open("foo").exchange(b"hello")
+
+
+# What happens inside a network name space whose connections all get one and the same port to come from, save the
+# backend connection of the second client, which could not go to the same place as the first's from there.
+# Prints what each step brought.
+ONE_PORT = """
+import os, socket, sys
+root = sys.argv[1]
+
+def ports(first, last):
+    with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as file:
+        file.write(f"{first} {last}")
+
+def connect(address, line, last_port=40000):
+    client = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    client.settimeout(20)
+    client.connect(address)
+    ports(40000, last_port)
+    client.sendall(line)
+    return client
+
+service = socket.socket()
+service.bind(("127.0.0.1", 50002))
+service.listen()
+first = connect(root + "/listener", b".kaiso/open foo\\r\\n")
+print(first.recv(3), service.accept()[1][1])
+second = connect(("127.0.0.1", 50001), b".kaiso/open foo\\r\\n", last_port=40003)
+print(second.getsockname()[1], second.recv(3))
+ports(40000, 40000)
+third = connect(root + "/listener", b".kaiso/open itself\\r\\n")
+print(third.recv(13))
+"""
+
+
+def _run_with_one_port(new_router):
+    router = new_router(start=False)
+    setup = 'ip link set lo up && echo "40000 40000" >/proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
+    router.wrapper = ("unshare", "-Urn", "sh", "-c", setup, "sh")
+    router.listen = [f"unix:{router.root}/listener", "127.0.0.1:50001"]
+    router.start()
+    router.describe("foo", "127.0.0.1:50002\n")
+    router.describe("itself", "127.0.0.1:40000\n")
+    result = subprocess.run(
+        ["nsenter", f"--target={router.pid}", "--user", "--net", "--preserve-credentials", sys.executable, "-c", ONE_PORT,
+         str(router.root)], capture_output=True, timeout=3 * DEADLINE, check=False, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode().splitlines()
+
+
+def test_client_from_the_port_of_a_backend_is_no_loop(new_router):
+    """The kernel gives one port to connections to different places: a client that happens to come from the port that
+    a backend connection of the router has, too, does not come from the router."""
+    first, second, _ = _run_with_one_port(new_router)
+    assert first == "b'+\\r\\n' 40000"
+    assert second == "40000 b'+\\r\\n'"
+
+
+def test_connection_to_itself_is_no_service(new_router):
+    """A port that nobody listens on, taken by the very connection that is made to it: unavailable, not an echo."""
+    assert _run_with_one_port(new_router)[2] == "b'-unavailable '"
+
+
+def test_chain_through_a_unix_listener_of_its_own(new_router):
+    """A UNIX socket has no address to recognise: such a circle ends by a limit and leaves nothing behind."""
+    router = new_router("--max-sessions", "30", start=False)
+    router.listen = [f"unix:{router.root}/listener", "127.0.0.1:0"]
+    router.start()
+    address = next(address for address in router.addresses if not address.startswith("unix:"))
+    router.link("self", router.root / "listener")
+    client = router.connect(address=address).send(b"self\r\n" * 1000)
+    try:
+        client.expect_end()
+    except ConnectionResetError:
+        pass
+    client.close()
+    router.wait_log(msg="session", reason=lambda reason: reason in ("limit", "loop"))
+    router.wait_fds_back()
 
 
 def test_many_kinds_at_once(router):
