@@ -32,8 +32,8 @@ static inline void cleanup_free(void *pointer)
 	free(*(void **)pointer);
 }
 
-#define CLEANUP_CLOSE __attribute__((cleanup(cleanup_close)))
-#define CLEANUP_FREE __attribute__((cleanup(cleanup_free)))
+#define CLEANUP_CLOSE __attribute__((cleanup(cleanup_close), unused))
+#define CLEANUP_FREE __attribute__((cleanup(cleanup_free), unused))
 
 static inline int steal_fd(int *fd)
 {

@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/macros.h"
 #include "proto/description.h"
 #include "proto/path.h"
@@ -48,16 +49,33 @@ struct check {
 
 /* ---- what is said -------------------------------------------------------------------------------- */
 
+/* Does a character begin here that a terminal or a reader of lines would obey: a control character, C1 (U+0080 to U+009F) and
+ * Unicode's line ends included? Its length then, else 0. */
+static size_t control_length(const char *bytes, size_t length)
+{
+	const unsigned char *byte = (const unsigned char *)bytes;
+
+	if (byte[0] < 0x20 || byte[0] == 0x7f)
+		return 1;
+	if (length >= 2 && byte[0] == 0xc2 && byte[1] >= 0x80 && byte[1] <= 0x9f)
+		return 2;
+	if (length >= 3 && byte[0] == 0xe2 && byte[1] == 0x80 && (byte[2] == 0xa8 || byte[2] == 0xa9))
+		return 3;
+	return 0;
+}
+
 /* A file's name or content may hold anything, and would be obeyed by the terminal. */
 static void write_escaped(FILE *stream, const char *bytes, size_t length)
 {
 	for (size_t i = 0; i < length; i++) {
-		unsigned char byte = (unsigned char)bytes[i];
+		size_t control = control_length(bytes + i, length - i);
 
-		if (byte < 0x20 || byte == 0x7f)
-			fprintf(stream, "\\x%02x", byte);
-		else
-			fputc(byte, stream);
+		if (control == 0)
+			fputc((unsigned char)bytes[i], stream);
+		for (size_t j = 0; j < control; j++)
+			fprintf(stream, "\\x%02x", (unsigned char)bytes[i + j]);
+		if (control > 1)
+			i += control - 1;
 	}
 }
 
@@ -67,7 +85,8 @@ static void write_service(struct check *check, const struct listing_entry *entry
 {
 	FILE *table = check->table.stream;
 
-	fprintf(table, "%s\t%s\t", entry->path, description_kind_name(kind));
+	write_escaped(table, entry->path, entry->path_length);
+	fprintf(table, "\t%s\t", description_kind_name(kind));
 	write_escaped(table, target, target_length);
 	fputc('\n', table);
 }
@@ -218,6 +237,9 @@ static void check_truncated(struct check *check, const struct listing_entry *ent
 	if (entry->error == ENAMETOOLONG)
 		fprintf(mistake_begin(check, entry, 0),
 			"the path is longer than the %d bytes that a request can carry\n", PATH_LENGTH_MAX);
+	else if (entry->error == EMLINK)
+		fprintf(mistake_begin(check, entry, 0),
+			"not listed: %d other links lead to this directory already\n", LISTING_LINKS_MAX);
 	else
 		fprintf(mistake_begin(check, entry, 0),
 			"the list ends here: there are more than %d entries in all\n", LISTING_ENTRIES_MAX);
@@ -253,6 +275,11 @@ static int check_entry(const struct listing_entry *entry, void *context)
 		return 0;
 	case LISTING_TRUNCATED:
 		check_truncated(check, entry);
+		return 0;
+	case LISTING_OPTIONS:
+		mistake(check, entry,
+			"options for directories (" DIRECTORY_OPTIONS
+			" files) are not supported by this version; nothing below can be opened");
 		return 0;
 	}
 	return 0;
@@ -378,8 +405,8 @@ static void say_no_services(const char *services, int error)
 static int check_services(const char *services)
 {
 	CLEANUP_FREE struct check *check = calloc(1, sizeof(*check));
-	CLEANUP_CLOSE int services_fd = open(services, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int error = services_fd < 0 ? errno : 0;
+	CLEANUP_CLOSE int services_fd = fd_open_path(services, O_PATH | O_DIRECTORY);
+	int error = services_fd < 0 ? -services_fd : 0;
 	bool is_printed = false;
 
 	if (!check)
@@ -455,6 +482,10 @@ int cmd_check(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (option) {
 		case 's':
+			if (optarg[0] == '\0') {
+				fputs("kaiso check: --services '': expected a directory\n", stderr);
+				return usage_error();
+			}
 			services = optarg;
 			break;
 		case 'h':

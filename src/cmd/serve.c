@@ -23,6 +23,7 @@
 
 #define DEFAULT_PORT 37812
 #define DEFAULT_SERVICES "./services"
+#define SERVICES_LENGTH_MAX 4000 /* a whole path of it and a service still fits two system calls */
 #define THREADS_MAX 256
 #define THREADS_DEFAULT_MAX 4
 #define PIPES_PER_THREAD_MAX 128
@@ -36,7 +37,7 @@ struct settings {
 /* Takes the value of an option; -EINVAL or -ERANGE when it is none. */
 typedef int (*option_parser)(const char *word, struct settings *settings, size_t offset);
 
-static int parse_text(const char *word, struct settings *settings, size_t offset)
+static int parse_directory(const char *word, struct settings *settings, size_t offset)
 {
 	if (word[0] == '\0')
 		return -EINVAL;
@@ -113,13 +114,13 @@ struct option_entry {
 };
 
 #define AT(member) offsetof(struct settings, member)
-#define A_DURATION "a number with a unit: 500ms, 10s, 5m, 2h, 1d, or 0 for none"
+#define A_DURATION "a number with a unit: 500ms, 10s, 5m, 2h, 1d (ten years at most), or 0 for none"
 #define A_LIMIT "a number from 0 (no limit) to 4294967295"
 #define A_COUNT "a number from 1 to 4294967295"
 #define A_RELAY "auto, splice or copy"
 
 static const struct option_entry entries[] = {
-	{ "services", "DIR", parse_text, AT(router.services), "a directory",
+	{ "services", "DIR", parse_directory, AT(router.services), "a directory",
 	  "the services directory (default: $KAISO_SERVICES, else ./services)" },
 	{ "threads", "N", parse_threads, AT(router.threads), "a number from 1 to 256",
 	  "threads that serve clients (default: one for each processor, at most 4)" },
@@ -284,15 +285,16 @@ static int parse_options(int argc, char **argv, struct settings *settings)
 
 static int check_services(const char *services)
 {
-	struct stat status;
 	CLEANUP_CLOSE int fd = fd_open_path(services, O_PATH | O_DIRECTORY);
+	int error = fd < 0 ? -fd : 0;
 
-	if (fd >= 0 && fstat(fd, &status) == 0)
-		return 0;
-	log_message(LOG_LEVEL_ERROR,
-		    "services directory '%s': %s; create it, or name another with --services", services,
-		    strerror(fd < 0 ? -fd : errno));
-	return -1;
+	if (strlen(services) > SERVICES_LENGTH_MAX)
+		error = ENAMETOOLONG;
+	if (error != 0)
+		log_message(LOG_LEVEL_ERROR, "services directory '%.256s': %s; %s", services, strerror(error),
+			    error == ENAMETOOLONG ? "change to a directory nearer to it, or make a link" :
+						    "create it, or name another with --services");
+	return error;
 }
 
 /* 0, or a negative errno with a line in reason. */

@@ -50,6 +50,8 @@ int dial_unix(const char *path)
 {
 	size_t length = strlen(path);
 
+	if (length == 0)
+		return -ENOENT; /* to the kernel it would be an abstract name (unix(7)) */
 	if (length < sizeof(((struct sockaddr_un *)NULL)->sun_path))
 		return unix_connect(path, length);
 

@@ -8,8 +8,10 @@
  *    is only ever filled when it is empty; then EAGAIN means "source empty".
  *  - with edge triggering, a recv() that brings less than was asked for has
  *    emptied the source, and the recv() that would say EAGAIN can be saved. Not so
- *    once the peer hung up: no further edge announces the end of file. And not so
- *    for splice(), which stops early for reasons of its own.
+ *    once the peer hung up: no further edge announces the end of file. Not so where the
+ *    stream has a mark: urgent bytes of TCP (tcp(7)), a descriptor that a UNIX peer sent
+ *    along (dropped, and told by MSG_CTRUNC). And not so for splice(), which stops early for
+ *    reasons of its own, and at an urgent mark for ever.
  *
  * A pipe is empty whenever a way waits for its source, so it goes back to
  * the pool then: idle ways have none, whatever they did before.
@@ -140,6 +142,8 @@ void relay_way_source_event(struct relay_way *way, uint32_t events)
 	way->is_readable = true;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		way->has_hung_up = true;
+	if (events & EPOLLPRI)
+		way->has_urgent = true;
 }
 
 void relay_way_sink_event(struct relay_way *way)
@@ -301,7 +305,9 @@ static enum relay_outcome way_send(struct relay_way *way, int sink_fd, const cha
 static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sink_fd, struct relay_pool *pool)
 {
 	size_t chunk = (size_t)1 << way->chunk_log2;
-	ssize_t received = recv(source_fd, pool->buffer, chunk, MSG_DONTWAIT);
+	struct iovec part = { .iov_base = pool->buffer, .iov_len = chunk };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	ssize_t received = recvmsg(source_fd, &message, MSG_DONTWAIT);
 
 	if (received < 0)
 		return way_source_error(way);
@@ -311,7 +317,7 @@ static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sin
 	}
 	way->is_bulk = (size_t)received >= BULK_ENTER_BYTES;
 	if ((size_t)received < chunk)
-		way->is_readable = way->has_hung_up;
+		way->is_readable = way->has_hung_up || way->has_urgent || (message.msg_flags & MSG_CTRUNC);
 	else if (chunk < RELAY_CHUNK_MAX)
 		way->chunk_log2++;
 	return way_send(way, sink_fd, pool->buffer, (size_t)received);
@@ -328,7 +334,7 @@ static enum relay_outcome way_step(struct relay_way *way, int source_fd, int sin
 		return way_finish(way, sink_fd);
 	if (!way->is_readable)
 		return RELAY_WAITS_FOR_SOURCE;
-	if (mode == RELAY_SPLICE || (mode == RELAY_AUTO && way->is_bulk))
+	if ((mode == RELAY_SPLICE || (mode == RELAY_AUTO && way->is_bulk)) && !way->has_urgent)
 		pipe = pool_take(pool);
 	return pipe ? way_splice(way, source_fd, sink_fd, pipe, pool) :
 		      way_copy(way, source_fd, sink_fd, pool);

@@ -67,6 +67,7 @@ struct relay_way {
 	bool is_spliced : 1;  /* the held bytes are in a pipe */
 	bool is_readable : 1; /* the source may have more than was read */
 	bool has_hung_up : 1; /* the source announced its end: read until it comes */
+	bool has_urgent : 1;  /* the source sent urgent bytes (EPOLLPRI): reads stop at their mark */
 	bool is_blocked : 1;  /* the sink would not take more: wait for EPOLLOUT */
 	bool eof_seen : 1;    /* the source has ended */
 	bool eof_sent : 1;    /* and the sink was told; the way is finished */
@@ -89,7 +90,8 @@ void relay_way_init(struct relay_way *way);
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
 
-/* The source's descriptor had events (EPOLLIN, EPOLLRDHUP, EPOLLHUP, EPOLLERR). */
+/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). Before urgent bytes are read, the
+ * caller sets SO_OOBINLINE (socket(7)) on the source, or they are lost. */
 void relay_way_source_event(struct relay_way *way, uint32_t events);
 
 /* The sink's descriptor had events (EPOLLOUT, EPOLLHUP, EPOLLERR): it may take more. */

@@ -13,6 +13,9 @@
 /* Longest path that a request line can carry: 4096 bytes less the shortest terminator, LF. */
 #define PATH_LENGTH_MAX 4095
 
+/* The hidden file of a directory that holds options for what is below it. */
+#define DIRECTORY_OPTIONS ".kaiso"
+
 enum path_verdict {
 	PATH_OK,
 	PATH_EMPTY,    /* no byte at all */

@@ -391,11 +391,34 @@ static int catalog_inspect(struct catalog *catalog, struct service *known, const
 	return errno_means_absent(r) ? -ENOENT : r;
 }
 
+/* Is there a ".kaiso" in the services directory, or in one of those on the way to path? It may say who must not enter, so
+ * what lies below is refused rather than opened to everybody. */
+static bool catalog_has_directory_options(struct catalog *catalog, const char *path, size_t length)
+{
+	size_t directory_length = 0;
+
+	for (;;) {
+		snprintf(catalog->buffer, DESCRIPTION_FILE_BUFFER, "%s/%.*s" DIRECTORY_OPTIONS,
+			 catalog->services, (int)directory_length, path);
+		if (faccessat(AT_FDCWD, catalog->buffer, F_OK, AT_EACCESS) == 0)
+			return true;
+
+		const char *slash = memchr(path + directory_length, '/', length - directory_length);
+
+		if (!slash)
+			return false;
+		directory_length = (size_t)(slash - path) + 1;
+	}
+}
+
 static int catalog_look(struct catalog *catalog, const char *path, size_t length, struct service **service,
 			int *connection, struct description_error *error)
 {
 	struct service *known = catalog_recall(catalog, catalog_path_hash(path, length), path, length);
 
+	if (catalog_has_directory_options(catalog, path, length))
+		return description_problem(error, "options for directories (" DIRECTORY_OPTIONS
+						  " files) are not supported by this version");
 	if (known && known->kind != SERVICE_SOCKET) {
 		if (!service_is_current(known))
 			return catalog_inspect(catalog, known, path, length, service, connection, error);

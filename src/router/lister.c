@@ -33,6 +33,7 @@
  * held for no more than a look along the list: as many texts as slow readers hold, which limits bound. */
 static pthread_mutex_t texts_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct list texts_held = { &texts_held, &texts_held };
+static size_t texts_length; /* of all of them */
 
 void lister_text_unref(struct lister_text *text)
 {
@@ -42,8 +43,10 @@ void lister_text_unref(struct lister_text *text)
 		return;
 	pthread_mutex_lock(&texts_mutex);
 	is_last = --text->references == 0;
-	if (is_last)
+	if (is_last) {
 		list_remove(&text->link);
+		texts_length -= text->length;
+	}
 	pthread_mutex_unlock(&texts_mutex);
 	if (is_last)
 		free(text);
@@ -76,8 +79,24 @@ static struct lister_text *text_find_twin(const struct lister_text *text)
 	return twin;
 }
 
+/* Takes a text among those that are held, with so many references. False: there is no room for it. */
+static bool text_hold(struct lister_text *text, unsigned references)
+{
+	bool has_room;
+
+	pthread_mutex_lock(&texts_mutex);
+	has_room = text->length <= LISTER_TEXTS_MAX - texts_length;
+	if (has_room) {
+		text->references = references;
+		texts_length += text->length;
+		list_append(&texts_held, &text->link);
+	}
+	pthread_mutex_unlock(&texts_mutex);
+	return has_room;
+}
+
 /* Makes a finished text known, with so many references; or frees it and returns the one it equals, with
- * so many more. */
+ * so many more, or NULL when there is no room for it. */
 static struct lister_text *text_publish_take(struct lister_text *text, unsigned references)
 {
 	struct lister_text *twin;
@@ -91,11 +110,10 @@ static struct lister_text *text_publish_take(struct lister_text *text, unsigned 
 	}
 	lister_text_unref(twin);
 
-	pthread_mutex_lock(&texts_mutex);
-	text->references = references;
-	list_append(&texts_held, &text->link);
-	pthread_mutex_unlock(&texts_mutex);
-	return text;
+	if (text_hold(text, references))
+		return text;
+	free(text);
+	return NULL;
 }
 
 /* ---- writing a list ------------------------------------------------------------------------------ */
@@ -238,15 +256,15 @@ static int draft_visit(const struct listing_entry *entry, void *context)
 	case LISTING_DESCRIPTION:
 		return draft_add_entry(draft, entry);
 	case LISTING_TRUNCATED:
-		log_truncated(draft->lister,
-			      entry->error == ENAMETOOLONG ? "path too long" : "too many entries",
-			      entry->path, entry->path_length);
+		log_truncated(draft->lister, listing_truncated_text(entry->error), entry->path,
+			      entry->path_length);
 		return 0;
 	case LISTING_DANGLING:
 	case LISTING_CIRCLE:
 	case LISTING_BAD_NAME:
 	case LISTING_OTHER:
 	case LISTING_UNREADABLE:
+	case LISTING_OPTIONS:
 		/* Left out in silence: they would be logged anew for every list. `kaiso check` tells them. */
 		return 0;
 	}
@@ -324,6 +342,8 @@ static void lister_answer(struct lister *lister, struct list *batch, unsigned co
 
 	if (result == 0)
 		text = text_publish_take(text, count);
+	if (result == 0 && !text)
+		result = -ENOBUFS;
 	wishes_finish(batch, result, text);
 }
 

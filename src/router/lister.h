@@ -21,6 +21,9 @@
 /* No list is longer; what would be is left out, and the log says so. */
 #define LISTER_TEXT_MAX (128u << 20)
 
+/* Nor are there more bytes of lists at a time, of all that clients have not taken yet. */
+#define LISTER_TEXTS_MAX (256u << 20)
+
 /* A finished list, shared and immutable. text ends with the empty line (CRLF). */
 struct lister_text {
 	_Atomic unsigned references; /* changed by lister.c alone */
@@ -40,7 +43,7 @@ struct lister;
  * One wish for a list, in the caller's storage, untouched by the caller until it is done.
  * on_done() is called on the LISTER's thread, once, and must only hand the wish back to its loop;
  * then result says: 0 with text set (one reference, the wisher's); else text is NULL: -ENOENT (no
- * such directory), -ENOMEM, -ECANCELED, or another negative errno of listing_walk().
+ * such directory), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of listing_walk().
  * The wish belongs to the wisher again once on_done() was called.
  */
 struct lister_wish {

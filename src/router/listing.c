@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,6 +35,7 @@ struct names {
 	size_t size;
 	const char **sorted; /* into bytes */
 	size_t count;
+	bool has_options; /* a ".kaiso" is among the hidden ones */
 };
 
 static void names_deinit(struct names *names)
@@ -104,6 +106,13 @@ struct level {
 	size_t next; /* the name to be visited next */
 };
 
+/* A directory that links led to, so many times. */
+struct linked {
+	dev_t device;
+	ino_t inode;
+	unsigned count;
+};
+
 /* Lives on the heap for the length of listing_walk(): the lister's stack is small. */
 struct walk {
 	listing_visit visit;
@@ -113,6 +122,7 @@ struct walk {
 	size_t capacity;
 	size_t base;       /* the level where listing began; those before it are only there to tell circles */
 	size_t names_left; /* of LISTING_ENTRIES_MAX */
+	void *linked;      /* tsearch(3) tree of struct linked: the directories entered through links */
 	bool is_truncated; /* told already */
 	size_t path_length;
 	char path[WALK_PATH_SIZE];
@@ -139,6 +149,13 @@ static int walk_report(struct walk *walk, enum listing_entry_kind kind, int dire
 	};
 
 	return walk->visit(&entry, walk->context);
+}
+
+const char *listing_truncated_text(int error)
+{
+	if (error == ENAMETOOLONG)
+		return "path too long";
+	return error == EMLINK ? "too many links to one directory" : "too many entries";
 }
 
 bool listing_error_is_exhaustion(int error)
@@ -182,6 +199,34 @@ static bool walk_is_inside(const struct walk *walk, const struct stat *directory
 		if (walk->levels[i].inode == directory->st_ino && walk->levels[i].device == directory->st_dev)
 			return true;
 	return false;
+}
+
+static int linked_compare(const void *left, const void *right)
+{
+	const struct linked *one = left, *other = right;
+
+	if (one->inode != other->inode)
+		return one->inode < other->inode ? -1 : 1;
+	if (one->device != other->device)
+		return one->device < other->device ? -1 : 1;
+	return 0;
+}
+
+/* Counts one more link to this directory: 0, -EMLINK when they are too many, -ENOMEM. */
+static int walk_count_link(struct walk *walk, const struct stat *directory)
+{
+	struct linked *fresh = malloc(sizeof(*fresh));
+	struct linked **found;
+
+	if (!fresh)
+		return -ENOMEM;
+	*fresh = (struct linked){ .device = directory->st_dev, .inode = directory->st_ino };
+	found = tsearch(fresh, &walk->linked, linked_compare);
+	if (!found || *found != fresh)
+		free(fresh);
+	if (!found)
+		return -ENOMEM;
+	return ++(*found)->count > LISTING_LINKS_MAX ? -EMLINK : 0;
 }
 
 /* Adds the level of the directory that the walk's path names. The descriptor is the walk's from then on. */
@@ -230,6 +275,8 @@ static int walk_take_names(struct walk *walk, size_t length, struct names *names
 		int result;
 
 		offset += file->d_reclen;
+		if (strcmp(file->d_name, DIRECTORY_OPTIONS) == 0)
+			names->has_options = true;
 		/* "." and ".." are hidden names too. */
 		if (file->d_name[0] == '.' || strlen(file->d_name) >= PATH_MAX)
 			continue;
@@ -274,8 +321,18 @@ static int walk_report_truncated(struct walk *walk, int directory_fd, const char
 	return walk_report(walk, LISTING_TRUNCATED, directory_fd, name, E2BIG);
 }
 
+/* Right after the names of the top level were read; the walk's path still names it. */
+static int walk_report_options(struct walk *walk)
+{
+	const struct level *level = walk_top(walk);
+
+	if (!level->names.has_options)
+		return 0;
+	return walk_report(walk, LISTING_OPTIONS, level->fd, DIRECTORY_OPTIONS, 0);
+}
+
 /* Enters the directory that the top level holds under name and the walk's path names already. */
-static int walk_enter(struct walk *walk, const char *name)
+static int walk_enter(struct walk *walk, const char *name, bool is_link)
 {
 	size_t parent = walk->depth - 1;
 	int parent_fd = walk->levels[parent].fd;
@@ -291,8 +348,12 @@ static int walk_enter(struct walk *walk, const char *name)
 		return walk_report(walk, LISTING_CIRCLE, parent_fd, name, 0);
 	if (walk->names_left == 0)
 		return walk_report_truncated(walk, parent_fd, name);
+	result = is_link ? walk_count_link(walk, &status) : 0;
+	if (result == -EMLINK)
+		return walk_report(walk, LISTING_TRUNCATED, parent_fd, name, EMLINK);
 
-	result = walk_push_take(walk, fd, &status);
+	if (result == 0)
+		result = walk_push_take(walk, fd, &status);
 	if (result < 0)
 		return result;
 	fd = -1;
@@ -301,6 +362,8 @@ static int walk_enter(struct walk *walk, const char *name)
 		result = walk_report_error(walk, parent_fd, name, -result);
 	if (result == 0 && !is_complete)
 		result = walk_report_truncated(walk, parent_fd, name);
+	if (result == 0)
+		result = walk_report_options(walk);
 	if (parent - walk->base >= LISTING_DESCRIPTORS_MAX)
 		level_close(&walk->levels[parent]);
 	return result;
@@ -352,6 +415,7 @@ static int walk_visit(struct walk *walk, const char *name, unsigned char type)
 {
 	const struct level *level = walk_top(walk);
 	size_t name_length = strlen(name);
+	const bool is_link = type != DT_DIR; /* or may be one, for all the directory says */
 	struct stat status;
 
 	walk_path_append(walk, level->path_length, name, name_length);
@@ -367,7 +431,7 @@ static int walk_visit(struct walk *walk, const char *name, unsigned char type)
 	}
 	switch (type) {
 	case DT_DIR:
-		return walk_enter(walk, name);
+		return walk_enter(walk, name, is_link);
 	case DT_SOCK:
 		return walk_report(walk, LISTING_SOCKET, level->fd, name, 0);
 	case DT_REG:
@@ -456,6 +520,8 @@ static int walk_begin(struct walk *walk)
 	result = walk_read_names(walk, &is_complete);
 	if (result == 0 && !is_complete)
 		result = walk_report_truncated(walk, fd, ".");
+	if (result == 0)
+		result = walk_report_options(walk);
 	return result;
 }
 
@@ -481,5 +547,6 @@ int listing_walk(const char *services, const char *directory, size_t directory_l
 	while (walk->depth > 0)
 		walk_pop(walk);
 	free(walk->levels);
+	tdestroy(walk->linked, free);
 	return result;
 }

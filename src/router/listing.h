@@ -14,6 +14,10 @@
  * has no bound but the length of a path (PATH_LENGTH_MAX). */
 #define LISTING_ENTRIES_MAX 1000000
 
+/* How often one walk enters the same directory through links: enough for every alias that people give, and
+ * a bound for directories that link to each other crosswise. */
+#define LISTING_LINKS_MAX 16
+
 /* Directories that one walk keeps open while it is in deeper ones; beyond, they are closed, and
  * opened again when the walk comes back to them. */
 #define LISTING_DESCRIPTORS_MAX 16
@@ -27,6 +31,7 @@ enum listing_entry_kind {
 	LISTING_OTHER,       /* neither socket, regular file nor directory: reported, never listed */
 	LISTING_UNREADABLE,  /* a directory or link that cannot be read, or not to its end: reported */
 	LISTING_TRUNCATED,   /* a bound was reached here: reported */
+	LISTING_OPTIONS, /* a directory that holds a ".kaiso" (options, name): reported; path is the directory's */
 };
 
 struct listing_entry {
@@ -36,7 +41,8 @@ struct listing_entry {
 	int directory_fd; /* borrowed, maybe O_PATH: the directory that holds the entry, and */
 	const char *name; /* its name therein, for openat(2); "." where the walk began */
 	/* UNREADABLE: an errno. TRUNCATED: ENAMETOOLONG, no request line can carry the path; E2BIG,
-	 * LISTING_ENTRIES_MAX names were read, told once, of the first directory that is incomplete.
+	 * LISTING_ENTRIES_MAX names were read, told once, of the first directory that is incomplete;
+	 * EMLINK, the directory was entered through LISTING_LINKS_MAX links before.
 	 * Else 0. */
 	int error;
 };
@@ -49,7 +55,7 @@ typedef int (*listing_visit)(const struct listing_entry *entry, void *context);
 /*
  * Walks what lies below directory ("" for all; a path that path_check() accepts) of the services
  * directory. Linked directories are followed unless the walk is inside them already (device and
- * inode). "Inside" counts from the services directory, so that the list of a directory is that part
+ * inode), and at most LISTING_LINKS_MAX times each. "Inside" counts from the services directory, so that the list of a directory is that part
  * of the whole list; the directory asked for is itself always entered. What vanishes during the walk
  * is passed over in silence.
  *
@@ -59,6 +65,9 @@ typedef int (*listing_visit)(const struct listing_entry *entry, void *context);
  */
 int listing_walk(const char *services, const char *directory, size_t directory_length, listing_visit visit,
 		 void *context);
+
+/* What the error of a LISTING_TRUNCATED entry means, in a few words. Static. */
+const char *listing_truncated_text(int error);
 
 /* Is it the process, rather than the entry, that is at fault? Such an errno (positive) ends a walk. */
 bool listing_error_is_exhaustion(int error);

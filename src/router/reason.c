@@ -85,6 +85,8 @@ enum session_reason session_reason_from_errno(int error)
 	switch (-error) {
 	case ENOENT:
 	case ENOTDIR:
+	case ENAMETOOLONG:
+	case ELOOP:
 		return SESSION_NOT_FOUND;
 	case EINVAL:
 		return SESSION_INVALID;
@@ -92,6 +94,7 @@ enum session_reason session_reason_from_errno(int error)
 		return SESSION_CONNECT_TIMEOUT;
 	case EMFILE:
 	case ENFILE:
+	case ENOBUFS:
 		return SESSION_LIMIT;
 	case ENOMEM:
 		return SESSION_NO_MEMORY;

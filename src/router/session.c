@@ -27,8 +27,10 @@
 #include "router/session_log.h"
 #include "router/worker.h"
 
-#define CLIENT_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
-#define BACKEND_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define CLIENT_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+#define BACKEND_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+#define SOURCE_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
+#define SINK_EVENTS (EPOLLOUT | EPOLLHUP | EPOLLERR)
 #define HANDOVER_RETRY_MS 2        /* the first wait; it doubles up to */
 #define HANDOVER_RETRY_SHIFT_MAX 5 /* 64 ms */
 #define STEP_BUDGET 32
@@ -312,7 +314,12 @@ void session_wish_done(struct lister_wish *wish)
 	if (!wish->text) {
 		int error = wish->result;
 
+		session->service =
+			catalog_unknown(&session->worker->catalog, wish->directory, wish->directory_length);
+		session_log_list_failure(session, error);
 		reply_free(STEAL_PTR(session->reply));
+		if (error == -ENOBUFS)
+			session->limit = LIMIT_LISTS;
 		session_end(session, session_reason_from_errno(error));
 		return;
 	}
@@ -376,12 +383,26 @@ static enum step session_fail(struct session *session, int error)
 			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
 }
 
-/* Costs nothing while no session leads to a TCP target. */
+/* Is the client of a UNIX listener this very process? It has no address that would tell which session of ours it belongs to, so
+ * such a chain is refused at its first turn. */
+static bool session_is_own_unix_client(const struct session *session)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	return session->peer.sa.sa_family == AF_UNIX &&
+	       getsockopt(session->client.fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
+	       peer.pid == getpid();
+}
+
+/* Costs nothing for TCP clients while no session leads to a TCP target. */
 static bool session_is_loop(const struct session *session, uint64_t service_hash)
 {
 	struct chains *chains = &session->worker->shared->chains;
 	struct addr_ends ends;
 
+	if (session_is_own_unix_client(session))
+		return true;
 	return !chains_is_empty(chains) && addr_ends_of(session->client.fd, &ends) == 0 &&
 	       chains_is_loop(chains, &ends, service_hash);
 }
@@ -889,13 +910,28 @@ static void session_free(struct session *session)
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
+/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole and in order. */
+static void socket_take_urgent_inline(int fd)
+{
+	static const int on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
+}
+
+static void session_source_event(struct loop_watch *source, struct relay_way *way, uint32_t events)
+{
+	if ((events & EPOLLPRI) && !way->has_urgent)
+		socket_take_urgent_inline(source->fd);
+	if (events & SOURCE_EVENTS)
+		relay_way_source_event(way, events);
+}
+
 static void session_on_client(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, client);
 
-	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-		relay_way_source_event(&session->up, events);
-	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+	session_source_event(watch, &session->up, events);
+	if (events & SINK_EVENTS)
 		relay_way_sink_event(&session->down);
 	if (events & EPOLLERR)
 		session->is_client_lost = true;
@@ -908,9 +944,8 @@ static void session_on_backend(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, backend);
 
-	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-		relay_way_source_event(&session->down, events);
-	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+	session_source_event(watch, &session->down, events);
+	if (events & SINK_EVENTS)
 		relay_way_sink_event(&session->up);
 	if (events & EPOLLHUP)
 		session->is_backend_gone = true;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/macros.h"
 #include "router/worker.h"
 
 /* The bytes of a way that were the peer's own: what was preloaded counts from below zero. */
@@ -40,38 +41,61 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	log_end(&line);
 }
 
-void session_log_invalid(const struct session *session, const struct description_error *error)
+/* Each service has its own share of the log, or nearly so: a client that asks for one broken thing again and again
+ * does not keep the others out. Null: not now. */
+static bool warning_begin(struct log_line *line, const struct session *session, const char *message)
 {
-	static struct log_limiter limiter;
-	struct log_line line;
+	static struct log_limiter limiters[64];
+	const struct service *service = session->service;
 	uint32_t suppressed;
 
-	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
+	if (!service || !log_limiter_pass(&limiters[service->hash % ARRAY_SIZE(limiters)],
+					  session->worker->loop.now_ms, &suppressed))
+		return false;
+	log_begin(line, LOG_LEVEL_WARNING, message);
+	if (suppressed > 0)
+		log_add_number(line, "suppressed", suppressed);
+	return true;
+}
+
+void session_log_invalid(const struct session *session, const struct description_error *error)
+{
+	struct log_line line;
+
+	if (!warning_begin(&line, session, "invalid description"))
 		return;
-	log_begin(&line, LOG_LEVEL_WARNING, "invalid description");
 	log_add_string(&line, "file", session->service->socket_path);
 	if (error->line > 0)
 		log_add_number(&line, "line", error->line);
 	log_add_string(&line, "reason", error->reason);
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
 	log_end(&line);
 }
 
-/* A service that is there but does not answer: say why, the session's own line has only a word for it. */
 void session_log_failure(const struct session *session, int error)
 {
-	static struct log_limiter limiter;
 	struct log_line line;
-	uint32_t suppressed;
 
-	if (!session->service || !log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
+	if (!warning_begin(&line, session, "cannot connect to the service"))
 		return;
-	log_begin(&line, LOG_LEVEL_WARNING, "cannot connect to the service");
 	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
 	log_add_string(&line, "target", session->service->target);
-	log_add_string(&line, "error", strerror(-error));
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
+	/* A file that is not there is not what is missing behind a HOST. */
+	log_add_string(&line, "error",
+		       error == -ENOENT && session->service->host[0] ? "no such host, or it has no address" :
+								       strerror(-error));
+	log_end(&line);
+}
+
+void session_log_list_failure(const struct session *session, int error)
+{
+	struct log_line line;
+
+	if (session_reason_from_errno(error) == SESSION_NOT_FOUND ||
+	    !warning_begin(&line, session, "cannot list"))
+		return;
+	log_add_string(&line, "directory", session->service->socket_path);
+	log_add_string(&line, "error",
+		       error == -ENOBUFS ? "too many bytes of lists are waiting for their clients" :
+					   strerror(-error));
 	log_end(&line);
 }

@@ -184,6 +184,15 @@ def test_default_addresses(new_router):
     assert sorted(router.addresses) == ["127.0.0.1:37812", "[::1]:37812"]
 
 
+@pytest.mark.parametrize("words, expected", [((), "127.0.0.1:37812"), ((":37812",), "0.0.0.0:37812")])
+def test_host_without_ipv6(new_router, words, expected):
+    """Where the host has no IPv6 the router goes without."""
+    setup = ("ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+             " && echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+    router = new_router(listen=words, wrapper=("unshare", "-Urn", "sh", "-c", setup + ' && exec "$@"', "sh"))
+    assert expected in router.addresses
+
+
 def test_form_of_the_first_kaiso(new_router):
     """`kaiso ADDR:PORT` starts a router as it always did, on the directory services beneath the working directory."""
     router = new_router(start=False)
@@ -306,6 +315,25 @@ def test_sockets_of_a_service_manager(new_router):
     router.close_things()
     router.stop()
     assert os.path.lexists(router.root / "listener"), "the socket file belongs to the service manager"
+
+
+def test_sockets_of_a_service_manager_outlive_the_router(new_router):
+    """They are shared with it: clients that come while the router is down wait for the next one."""
+    router = new_router(start=False, listen=())
+    with bind_tcp() as tcp:
+        router.wrapper = _inherit(tcp)
+        router.pass_fds = (tcp.fileno(),)
+        router.start()
+        router.stop()
+        assert router.process.returncode == 0
+        address = tcp.getsockname()
+        with socket.create_connection(address, DEADLINE) as client:
+            client.sendall(b"\r\n")
+            again = new_router(start=False, listen=())
+            again.wrapper = router.wrapper
+            again.pass_fds = router.pass_fds
+            again.start()
+            assert client.recv(2) == b"\r\n"
 
 
 def test_sockets_for_somebody_else(new_router):

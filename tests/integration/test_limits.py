@@ -128,6 +128,23 @@ def test_request_timeout(new_router):
     session.exchange(b"an established session is not meant")
 
 
+def test_request_timeout_behind_a_list(new_router):
+    """Each line has its time: who lists and then says nothing is ended too, and who reads no list."""
+    router = new_router("--request-timeout", "400ms")
+    for count in range(20_000):
+        if count % 10_000 == 0:
+            source = router.root / f"source-{count}"
+            source.write_text("127.0.0.1:9\n")
+        (router.services / f"{count:05}-{'n' * 200}").hardlink_to(source)
+    router.mkdir("empty")
+    silent = router.connect().line("empty/")
+    assert silent.receive_list() == b"\r\n"
+    stuck = router.connect(receive_buffer=4096).send(b"\r\n\r\n\r\n")
+    silent.expect_closed()
+    router.wait_session(silent, reason="request-timeout")
+    router.wait_session(stuck, reason="request-timeout")
+
+
 def test_request_timeout_of_zero_is_none(new_router):
     """0 for none."""
     router = new_router("--request-timeout", "0", "--idle-timeout", "100ms", "--connect-timeout", "0")

@@ -1,15 +1,21 @@
 """Between client and service: every byte, every end, every reset (the protocol, "On the wire"; sections 2 and 3)."""
 
+import fcntl
+import itertools
+import os
 import random
+import select
 import socket
 import threading
+import zlib
 
 import pytest
 
 from harness.process import borrow_sockets
+from harness.router import LAZY_PIPES_PER_THREAD
 from harness.services import Backend, bind_tcp, echo
-from harness.stream import Stream, fill, noise, noise_sum, receive_sum, send_noise
-from harness.wait import IS_SANITIZED, Task, wait_until
+from harness.stream import Stream, fill, noise, noise_piece, noise_sum, receive_sum, send_noise
+from harness.wait import DEADLINE, IS_SANITIZED, Task, wait_until
 
 BULK = (16 if IS_SANITIZED else 64) << 20
 ANSWER = 8 << 20
@@ -171,6 +177,37 @@ def test_reset_behind_the_end(router, make_backend):
     router.wait_session(client, reason="client-reset")
 
 
+def test_reset_by_the_service_behind_its_end(router):
+    """A service that has ended its direction and then resets: the client, which had seen the end, gets the reset."""
+    backend = router.backend_tcp("foo")
+    client = router.open("foo")
+    peer = backend.accept()
+    peer.send(b"greeting").end()
+    assert client.receive_all() == b"greeting"
+    peer.reset()
+    poll = select.poll()
+    poll.register(client.sock, 0)
+    events = poll.poll(DEADLINE * 1000)
+    assert events and events[0][1] & select.POLLERR, f"no reset came: {events}"
+    router.wait_session(client, reason="service-reset")
+
+
+def test_reset_by_the_service_during_an_upload(router):
+    """A part of an answer and a reset, while the client sends: the client must not take the part for the whole."""
+    backend = router.backend_tcp("foo")
+    for _ in range(20):
+        client = router.open("foo")
+        peer = backend.accept()
+        sending = Task(_send_some, client, 1 << 40, (1 << 18,))
+        receive_sum(peer, 1 << 20)
+        peer.send(b"the beginning of an answer")
+        peer.reset()
+        sending.join()
+        received, _, is_clean = _receive_to_the_end(client)
+        assert not is_clean, f"a clean end after {received} bytes"
+        router.wait_session(client, reason="service-reset")
+
+
 def test_reset_with_bytes_under_way(router, make_backend):
     """Full buffers both ways, then a reset: both sides and the router are done with it at once."""
     backend = make_backend("foo")
@@ -279,7 +316,7 @@ def test_idle_sessions_hold_two_descriptors(router, make_backend):
 
     def is_lean():
         now = router.fds()
-        return now["socket"] <= base["socket"] + 80 and now["pipe"] <= base["pipe"] + 64 * router.threads
+        return now["socket"] <= base["socket"] + 80 and now["pipe"] <= base["pipe"] + LAZY_PIPES_PER_THREAD * router.threads
 
     wait_until(is_lean, lambda: f"idle sessions to hold two descriptors each: {router.fds()} from {base}")
     router.assert_quiet()
@@ -465,3 +502,124 @@ def test_backend_on_ipv6(new_router):
     peer.send(b"answer").close()
     assert client.receive_all() == b"answer"
     router.wait_session(client, reason="done")
+
+
+@pytest.mark.parametrize("way", ["auto", "splice", "copy"])
+def test_urgent_byte_stalls_nothing(new_router, way):
+    """A read stops at TCP's urgent mark, short but not for want of bytes: what stands behind it must come too."""
+    router = new_router("--relay-up", way)
+    backend = router.backend("foo", backlog=1)
+    fillers = backend.fill_backlog()
+    client = router.open("foo").send(b"before")
+    client.sock.send(b"!", socket.MSG_OOB)
+    client.send(b"behind")
+    router.settle()
+    for _ in fillers:
+        backend.accept().close()
+    peer = backend.accept()
+    assert peer.receive(6) == b"before"
+    rest = peer.receive(6)
+    assert rest in (b"behind", b"!behin"), rest
+    for filler in fillers:
+        filler.close()
+
+
+def test_bulk_without_large_pipes(new_router):
+    """An unprivileged user gets pipes up to a share of memory, then tiny ones or none: bytes move all the same."""
+    with open("/proc/sys/fs/pipe-user-pages-soft", encoding="ascii") as soft:
+        share = int(soft.read()) * 4096
+    held = []
+    try:
+        for _ in range(share // (1 << 20) + 4):
+            held.extend(os.pipe())
+            try:
+                fcntl.fcntl(held[-1], fcntl.F_SETPIPE_SZ, 1 << 20)
+            except PermissionError:
+                pass
+        router = new_router("--relay-up", "splice", "--relay-down", "splice", wrapper=("unshare", "-U"))
+        backend = router.backend("foo")
+        for _ in range(4):
+            client = router.open("foo")
+            peer = backend.accept()
+            tasks = [Task(send_noise, client, 4 << 20), Task(send_noise, peer, 4 << 20),
+                     Task(receive_sum, client), Task(receive_sum, peer)]
+            assert [task.join() for task in tasks][2:] == [noise_sum(4 << 20)] * 2
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+# ---- everything at once
+
+def _send_some(stream, count, chunk_sizes):
+    """Sends noise in pieces of these sizes in turn; how much went out before the other side was gone."""
+    sent = 0
+    try:
+        for size in itertools.cycle(chunk_sizes):
+            if sent >= count:
+                break
+            sent += stream.sock.send(noise_piece(sent, min(size, count - sent)))
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    return sent
+
+
+def _receive_to_the_end(stream):
+    """(count, checksum, whether the end was clean)."""
+    received, checksum = 0, 0
+    while True:
+        try:
+            chunk = stream.sock.recv(1 << 17)
+        except (ConnectionResetError, BrokenPipeError):
+            return received, checksum, False
+        if not chunk:
+            return received, checksum, True
+        received += len(chunk)
+        checksum = zlib.crc32(chunk, checksum)
+
+
+def _run_course(client, peer, dice):
+    sizes = [dice.choice((0, 1, 5000, 200_000, 1_500_000)) for _ in range(2)]
+    chunks = [dice.choice(((1 << 18,), (1000, 70_000), (16_384,), (65_536, 1, 131_072))) for _ in range(2)]
+    fate = dice.choice(("ends", "ends", "ends", "client resets", "service resets"))
+    streams = {"client": client, "service": peer}
+    others = {"client": "service", "service": "client"}
+    if fate == "ends":
+        sending = [Task(lambda s=stream, n=size, c=chunk: (_send_some(s, n, c), s.end()))
+                   for stream, size, chunk in zip((client, peer), sizes, chunks)]
+        receiving = [Task(_receive_to_the_end, stream) for stream in (peer, client)]
+        for task in sending:
+            task.join()
+        for task, size in zip(receiving, sizes):
+            assert task.join() == (*noise_sum(size), True)
+        return
+    breaker = fate.split()[0]
+    remaining = others[breaker]
+    sending = Task(_send_some, streams[remaining], sizes[1], chunks[1])
+    receiving = Task(_receive_to_the_end, streams[remaining])
+    sent = _send_some(streams[breaker], sizes[0], chunks[0])
+    streams[breaker].reset()
+    sending.join()
+    received, checksum, is_clean = receiving.join()
+    assert received <= sent and (received, checksum) == noise_sum(received)
+    if client.sock.family == peer.sock.family:
+        assert not is_clean, f"{breaker} reset, and the other side saw a clean end after {received} of {sent} bytes"
+    if is_clean and breaker == "service":
+        assert received == sent, f"a clean end after {received} of {sent} bytes"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_everything_at_once(router, make_backend, seed):
+    """Sessions of all courses side by side: amounts, pieces, ends and resets by the dice."""
+    backend = make_backend("foo")
+    pairs = []
+    for number in range(24):
+        client = router.open("foo")
+        pairs.append((client, backend.accept(), random.Random(seed * 1000 + number)))
+    courses = [Task(_run_course, *pair) for pair in pairs]
+    for course in courses:
+        course.join()
+    for client, peer, _ in pairs:
+        client.close()
+        peer.close()
+    router.wait_fds_back()

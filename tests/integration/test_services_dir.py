@@ -153,3 +153,25 @@ def test_directory_with_a_slash_at_the_end(new_router):
     router.echo("foo")
     router.open("foo").exchange(b"hello")
     assert router.list() == b"foo\r\n\r\n"
+
+
+def test_what_the_router_may_not_read(new_router):
+    """Entries that the router has no rights to are refused, and leave the rest of a list whole."""
+    router = new_router(wrapper=("unshare", "-U"))  # so that a router started by root is not almighty
+    router.echo("foo")
+    router.echo("d/foo")
+    router.echo("locked/foo")
+    router.echo("socket")
+    router.describe("description", "127.0.0.1:9\n")
+    for name in ("locked", "socket", "description"):
+        os.chmod(router.path(name), 0)
+    try:
+        lines = router.list().split(b"\r\n")
+        assert b"foo" in lines and b"d/foo" in lines and b"locked/foo" not in lines
+        for path in ("locked/foo", "socket", "description"):
+            client = router.open(path)
+            client.expect_closed()
+            assert router.wait_session(client)["reason"] in ("unavailable", "not-found")
+        router.open("foo").exchange(b"hello")
+    finally:
+        os.chmod(router.path("locked"), 0o700)

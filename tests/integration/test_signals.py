@@ -18,6 +18,8 @@ def is_refused(router):
         router.connect().close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # it was in the queue when the listener closed
     return False
 
 

@@ -114,6 +114,14 @@ def test_open_of_every_kind(router):
         client.exchange(b"hello")
 
 
+def test_open_of_a_service_that_closes_at_once(router):
+    """The answer is whole, then the end."""
+    router.service("foo", lambda stream: None)
+    for _ in range(30):
+        client = router.open(".kaiso/open foo")
+        assert client.receive_all() == b"+\r\n"
+
+
 @pytest.mark.parametrize("path", ["nothing", "d", "d/nothing", "d/", "foo/", ".hid", "/foo", "../foo", "d//foo", "foo\x01",
                                   "dangling", ".kaiso/version", " foo"])
 def test_open_not_found(router, path):

@@ -298,7 +298,8 @@ static void test_walk_many_entries_in_order(void **state)
 	}
 }
 
-/* Twelve directories that link to each other crosswise have more than a thousand million paths. */
+/* Twelve directories that link to each other crosswise have more than a thousand million paths; each is entered
+ * by its own name and LISTING_LINKS_MAX links, and none of them holds more than twelve entries. */
 static void test_walk_of_branching_links_is_bounded(void **state)
 {
 	char word[64];
@@ -313,9 +314,9 @@ static void test_walk_of_branching_links_is_bounded(void **state)
 		}
 	}
 	assert_int_equal(walk(""), 0);
-	assert_true(walk_report.count <= LISTING_ENTRIES_MAX + 1);
-	assert_int_equal(walk_report.truncated, 1);
-	assert_int_equal(walk_report.last_error, E2BIG);
+	assert_in_range(walk_report.count, 1, 12 * (1 + LISTING_LINKS_MAX) * 12);
+	assert_true(walk_report.truncated > 0);
+	assert_int_equal(walk_report.last_error, EMLINK);
 }
 
 /* The first entry reported does this to the directory. */

@@ -315,8 +315,7 @@ static void test_tasks_run_after_the_events_and_timers_of_their_round(void **sta
 	(void)state;
 	other_task = &task;
 	for (int i = 0; i < 2; i++) {
-		watches[i] =
-			(struct loop_watch){ .on_events = on_events_defer_other, .fd = ready_eventfd() };
+		watches[i] = (struct loop_watch){ .on_events = on_events_defer_other, .fd = ready_eventfd() };
 		assert_int_equal(loop_watch(&loop, &watches[i], EPOLLIN), 0);
 	}
 	loop_timer_set(&loop, &timer, 1);
@@ -453,7 +452,8 @@ static void test_a_watch_gets_the_events_it_is_registered_for(void **state)
 		uint32_t events;
 		const char *expected;
 	} cases[] = {
-		{ 0, "r" }, { EPOLLIN, "er" }, { EPOLLIN, "er" }, { EPOLLPRI, "r" }, { EPOLLIN, "er" }, { 0, "r" },
+		{ 0, "r" },        { EPOLLIN, "er" }, { EPOLLIN, "er" },
+		{ EPOLLPRI, "r" }, { EPOLLIN, "er" }, { 0, "r" },
 	};
 
 	(void)state;
@@ -492,7 +492,8 @@ static void test_what_cannot_be_watched(void **state)
 	assert_int_equal(loop_watch(&loop, &watch, EPOLLIN), -EBADF);
 	assert_int_equal(watch.events, 0);
 	assert_int_equal(loop_watch(&loop, &watch, 0), 0);
-	watch.fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* files are always ready, so epoll refuses */
+	watch.fd =
+		open("/proc/self/exe", O_RDONLY | O_CLOEXEC); /* files are always ready, so epoll refuses */
 	assert_int_equal(loop_watch(&loop, &watch, EPOLLIN), -EPERM);
 	assert_int_equal(watch.events, 0);
 	close(watch.fd);

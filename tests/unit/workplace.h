@@ -10,8 +10,8 @@
 
 #include "fixture.h"
 
-/* In the form of cmocka's setup and teardown functions; *state is left alone. A pair may also be called within a
- * test, teardown first, for a clean directory half-way. */
+/* In the form of cmocka's setup and teardown functions; *state is left alone. A pair may also be called
+ * within a test, teardown first, for a clean directory half-way. */
 int workplace_setup(void **state);
 int workplace_teardown(void **state);
 

@@ -122,8 +122,15 @@ class Log:
 
     def wait(self, count=1, **fields):
         """Waits for that many such lines; returns the first of them (count 1) or all."""
+
+        def enough():
+            is_over = not self._thread.is_alive()
+            lines = self.find(**fields)
+            assert lines or not is_over, f"the log ended without {fields}:\n{self.text()}"
+            return lines if len(lines) >= count else None
+
         found = wait_until(
-            lambda: (lambda lines: lines if len(lines) >= count else None)(self.find(**fields)),
+            enough,
             lambda: f"{count} log line(s) with {fields}; the log is:\n{self.text()}",
         )
         return found[0] if count == 1 else found

@@ -19,9 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 KAISO = str(Path(REPOSITORY, os.environ.get("KAISO", "build/kaiso")).resolve())
 
 # Descriptors that may stay after the first use of something, by kind: the pools of pipes that
-# splicing needs (each thread's, two ends a pipe) and event descriptors of threads that start late.
-# Sockets and files may not.
-LAZY_PIPES_PER_THREAD = 64
+# splicing needs (each thread keeps up to 16 idle ones, two ends a pipe) and event descriptors of
+# threads that start late. Sockets and files may not.
+LAZY_PIPES_PER_THREAD = 32
 LAZY_EVENTS = 4
 
 SANITIZER_REPORT = re.compile(

@@ -139,6 +139,12 @@ def noise(count):
     return (_NOISE * (count // len(_NOISE) + 1))[:count]
 
 
+def noise_piece(at, most):
+    """At most that many bytes of the stream from there on, without a copy."""
+    start = at % len(_NOISE)
+    return memoryview(_NOISE)[start : start + most]
+
+
 def noise_sum(count):
     """(count, checksum) of that stream."""
     whole, rest = divmod(count, len(_NOISE))
