@@ -39,8 +39,9 @@ struct dial {
 	struct loop_watch watch;
 	struct loop_timer timer;
 	void (*on_done)(struct dial *dial, int result);
-	void *context;        /* the caller's */
-	uint64_t deadline_ms; /* UINT64_MAX for none */
+	void *context;              /* the caller's */
+	struct loop_task free_task; /* the caller's: a dial may still be named by an event when it is over */
+	uint64_t deadline_ms;       /* UINT64_MAX for none */
 	struct resolve_query *query;
 	const char *unix_path;
 	unsigned retry_ms;

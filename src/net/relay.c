@@ -173,6 +173,13 @@ bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length)
 	return way_stash(way, bytes, length);
 }
 
+void relay_way_lose_source(struct relay_way *way)
+{
+	way->is_source_lost = true;
+	way->is_readable = true;
+	way->has_hung_up = true;
+}
+
 void relay_way_break(struct relay_way *way, struct relay_pool *pool)
 {
 	way_drop_held(way, pool);
@@ -194,12 +201,18 @@ static enum relay_outcome way_source_error(struct relay_way *way)
 	return RELAY_WAITS_FOR_SOURCE;
 }
 
+static enum relay_outcome way_lose_sink(struct relay_way *way, int error)
+{
+	way->is_sink_reset = error == ECONNRESET;
+	return RELAY_SINK_LOST;
+}
+
 static enum relay_outcome way_sink_error(struct relay_way *way)
 {
 	if (errno == EINTR)
 		return STEP_AGAIN;
 	if (errno != EAGAIN)
-		return RELAY_SINK_LOST;
+		return way_lose_sink(way, errno);
 	way->is_blocked = true;
 	return RELAY_WAITS_FOR_SINK;
 }
@@ -293,7 +306,7 @@ static enum relay_outcome way_send(struct relay_way *way, int sink_fd, const cha
 		sent = send(sink_fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 	} while (sent < 0 && errno == EINTR);
 	if (sent < 0 && errno != EAGAIN)
-		return RELAY_SINK_LOST;
+		return way_lose_sink(way, errno);
 	if (sent < 0)
 		sent = 0;
 	way->bytes += (uint64_t)sent;
@@ -331,7 +344,7 @@ static enum relay_outcome way_step(struct relay_way *way, int source_fd, int sin
 	if (way->held_bytes > 0)
 		return way_flush(way, sink_fd, pool);
 	if (way->eof_seen)
-		return way_finish(way, sink_fd);
+		return way->is_source_lost ? RELAY_SOURCE_LOST : way_finish(way, sink_fd);
 	if (!way->is_readable)
 		return RELAY_WAITS_FOR_SOURCE;
 	if ((mode == RELAY_SPLICE || (mode == RELAY_AUTO && way->is_bulk)) && !way->has_urgent)

@@ -63,15 +63,17 @@ struct relay_way {
 	};
 	uint32_t held_bytes;
 	uint8_t chunk_log2;
-	bool is_bulk : 1;     /* the source brought much at a time: splice */
-	bool is_spliced : 1;  /* the held bytes are in a pipe */
-	bool is_readable : 1; /* the source may have more than was read */
-	bool has_hung_up : 1; /* the source announced its end: read until it comes */
-	bool has_urgent : 1;  /* the source sent urgent bytes (EPOLLPRI): reads stop at their mark */
-	bool is_blocked : 1;  /* the sink would not take more: wait for EPOLLOUT */
-	bool eof_seen : 1;    /* the source has ended */
-	bool eof_sent : 1;    /* and the sink was told; the way is finished */
-	bool is_broken : 1;   /* the sink is gone; set by the caller through relay_way_break() */
+	bool is_bulk : 1;        /* the source brought much at a time: splice */
+	bool is_spliced : 1;     /* the held bytes are in a pipe */
+	bool is_readable : 1;    /* the source may have more than was read */
+	bool has_hung_up : 1;    /* the source announced its end: read until it comes */
+	bool has_urgent : 1;     /* the source sent urgent bytes (EPOLLPRI): reads stop at their mark */
+	bool is_blocked : 1;     /* the sink would not take more: wait for EPOLLOUT */
+	bool is_source_lost : 1; /* the source's end is none: it was reset */
+	bool is_sink_reset : 1;  /* SINK_LOST was a reset */
+	bool eof_seen : 1;       /* the source has ended */
+	bool eof_sent : 1;       /* and the sink was told; the way is finished */
+	bool is_broken : 1;      /* the sink is gone; set by the caller through relay_way_break() */
 };
 
 enum relay_outcome {
@@ -100,6 +102,10 @@ void relay_way_sink_event(struct relay_way *way);
 /* Has bytes of the caller's own go to the sink before anything of the source; they are counted from below
  * zero, so that way->bytes ends as what the source sent. Before the first pump, once. False when out of memory. */
 bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length);
+
+/* The source was reset: its end of file, when it comes, is RELAY_SOURCE_LOST. For callers that know by other means, since
+ * the kernel tells a reset only once, to whichever call comes first. */
+void relay_way_lose_source(struct relay_way *way);
 
 /* The sink takes nothing any more: drops what is held and counts the way as finished. */
 void relay_way_break(struct relay_way *way, struct relay_pool *pool);

@@ -6,16 +6,18 @@
  * answer is only stored by its callback and delivered by a task of the loop:
  * callers never see their own callback before resolve_start() has returned.
  *
- * c-ares cannot take back a single query. A cancelled one is marked, and freed when its answer comes.
+ * Queries for the same host share one look-up, and a look-up goes on when its queries are
+ * cancelled (c-ares cannot take back a single one). So however many clients come and go while a name
+ * server is silent, there are no more look-ups than hosts that services name.
  */
 #include "net/resolve.h"
 
 #include <ares.h>
 #include <netdb.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/list.h"
 #include "base/macros.h"
 
 /* One socket of c-ares; freed after the batch of events that saw it close. */
@@ -31,17 +33,27 @@ struct resolver {
 	ares_channel channel;
 	struct loop_timer timer;
 	struct resolver_socket *sockets;
+	struct list lookups;  /* that are not answered yet */
+	struct list answered; /* but not told yet */
 };
 
-struct resolve_query {
+/* One host that is being asked for; freed when it was answered and all were told. */
+struct lookup {
+	struct list link;
 	struct resolver *resolver;
 	struct loop_task deliver_task;
-	resolve_done done; /* NULL: cancelled */
-	void *context;
-	bool is_answered;
+	struct list queries;
 	int error;
 	size_t count;
 	union addr addresses[RESOLVE_ADDRESSES_MAX];
+	char host[];
+};
+
+struct resolve_query {
+	struct list link; /* of its look-up, until it is told */
+	uint16_t port;
+	resolve_done done;
+	void *context;
 };
 
 /* Arms the timer for what c-ares wants to do next without an event. */
@@ -127,20 +139,13 @@ struct resolver *resolver_new(struct loop *loop)
 		return NULL;
 	resolver->loop = loop;
 	resolver->timer.on_expire = resolver_on_timer;
+	list_init(&resolver->lookups);
+	list_init(&resolver->answered);
 	if (ares_init_options(&resolver->channel, &options, ARES_OPT_SOCK_STATE_CB) != ARES_SUCCESS) {
 		free(resolver);
 		return NULL;
 	}
 	return resolver;
-}
-
-void resolver_free(struct resolver *resolver)
-{
-	if (!resolver)
-		return;
-	ares_destroy(resolver->channel); /* answers every query with ARES_EDESTRUCTION, closes every socket */
-	loop_timer_cancel(resolver->loop, &resolver->timer);
-	free(resolver);
 }
 
 /* ---- queries -------------------------------------------------------------------------------------- */
@@ -162,55 +167,133 @@ static int error_from_ares(int status)
 	}
 }
 
-static void query_deliver(struct loop_task *task)
+static void addr_set_port(union addr *addr, uint16_t port)
 {
-	struct resolve_query *query = CONTAINER_OF(task, struct resolve_query, deliver_task);
-
-	if (query->done)
-		query->done(query->context, query->error, query->addresses, query->count);
-	free(query);
+	if (addr->sa.sa_family == AF_INET6)
+		addr->in6.sin6_port = htons(port);
+	else
+		addr->in.sin_port = htons(port);
 }
 
-static void query_on_answer(void *context, int status, int timeouts, struct ares_addrinfo *answer)
+/* A query may cancel others of the same look-up while it is told, so the first is taken each time. */
+static void lookup_deliver(struct loop_task *task)
 {
-	struct resolve_query *query = context;
+	struct lookup *lookup = CONTAINER_OF(task, struct lookup, deliver_task);
+
+	list_remove(&lookup->link);
+	while (!list_is_empty(&lookup->queries)) {
+		struct resolve_query *query = CONTAINER_OF(lookup->queries.next, struct resolve_query, link);
+
+		list_remove(&query->link);
+		for (size_t i = 0; i < lookup->count; i++)
+			addr_set_port(&lookup->addresses[i], query->port);
+		query->done(query->context, lookup->error, lookup->addresses, lookup->count);
+		free(query);
+	}
+	free(lookup);
+}
+
+/* Those who ask from now on begin a look-up of their own. */
+static void lookup_on_answer(void *context, int status, int timeouts, struct ares_addrinfo *answer)
+{
+	struct lookup *lookup = context;
 
 	(void)timeouts;
-	query->is_answered = true;
+	list_remove(&lookup->link);
+	list_append(&lookup->resolver->answered, &lookup->link);
 	if (answer) {
 		for (struct ares_addrinfo_node *node = answer->nodes;
-		     node && query->count < RESOLVE_ADDRESSES_MAX; node = node->ai_next)
-			addr_from_sockaddr(&query->addresses[query->count++], node->ai_addr,
+		     node && lookup->count < RESOLVE_ADDRESSES_MAX; node = node->ai_next)
+			addr_from_sockaddr(&lookup->addresses[lookup->count++], node->ai_addr,
 					   node->ai_addrlen);
 		ares_freeaddrinfo(answer);
 	}
-	query->error = query->count ? 0 : error_from_ares(status);
-	if (status == ARES_EDESTRUCTION)
-		free(query); /* the resolver goes, and the loop with it */
-	else
-		loop_defer(query->resolver->loop, &query->deliver_task);
+	lookup->error = lookup->count ? 0 : error_from_ares(status);
+	loop_defer(lookup->resolver->loop, &lookup->deliver_task);
+}
+
+static struct lookup *lookup_find(struct resolver *resolver, const char *host)
+{
+	for (struct list *link = resolver->lookups.next; link != &resolver->lookups; link = link->next) {
+		struct lookup *lookup = CONTAINER_OF(link, struct lookup, link);
+
+		if (strcmp(lookup->host, host) == 0)
+			return lookup;
+	}
+	return NULL;
+}
+
+static struct lookup *lookup_new(struct resolver *resolver, const char *host)
+{
+	struct lookup *lookup = calloc(1, sizeof(*lookup) + strlen(host) + 1);
+
+	if (!lookup)
+		return NULL;
+	lookup->resolver = resolver;
+	lookup->deliver_task.run = lookup_deliver;
+	list_init(&lookup->link);
+	list_init(&lookup->queries);
+	strcpy(lookup->host, host);
+	return lookup;
+}
+
+/* c-ares may answer at once: the queries must be on the look-up by then. */
+static void lookup_start(struct lookup *lookup)
+{
+	static const struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC,
+							  .ai_socktype = SOCK_STREAM };
+	struct resolver *resolver = lookup->resolver;
+
+	/* c-ares would ask the name server for a number first. */
+	if (addr_parse_numeric(lookup->host, strlen(lookup->host), 0, &lookup->addresses[0]) == 0) {
+		lookup->count = 1;
+		list_append(&resolver->answered, &lookup->link);
+		loop_defer(resolver->loop, &lookup->deliver_task);
+		return;
+	}
+	list_append(&resolver->lookups, &lookup->link);
+	ares_getaddrinfo(resolver->channel, lookup->host, NULL, &hints, lookup_on_answer, lookup);
+	resolver_update_timer(resolver);
 }
 
 struct resolve_query *resolve_start(struct resolver *resolver, const char *host, uint16_t port,
 				    resolve_done done, void *context)
 {
-	static const struct ares_addrinfo_hints hints = { .ai_flags = ARES_AI_NUMERICSERV,
-							  .ai_family = AF_UNSPEC,
-							  .ai_socktype = SOCK_STREAM };
-	struct resolve_query *query = calloc(1, sizeof(*query));
-	char service[6];
+	struct lookup *under_way = lookup_find(resolver, host);
+	struct lookup *lookup = under_way ? under_way : lookup_new(resolver, host);
+	struct resolve_query *query = lookup ? malloc(sizeof(*query)) : NULL;
 
-	if (!query)
+	if (!query) {
+		if (!under_way)
+			free(lookup);
 		return NULL;
-	*query = (struct resolve_query){ .resolver = resolver, .done = done, .context = context };
-	query->deliver_task.run = query_deliver;
-	snprintf(service, sizeof(service), "%u", (unsigned)port);
-	ares_getaddrinfo(resolver->channel, host, service, &hints, query_on_answer, query);
-	resolver_update_timer(resolver);
+	}
+	*query = (struct resolve_query){ .port = port, .done = done, .context = context };
+	list_append(&lookup->queries, &query->link);
+	if (!under_way)
+		lookup_start(lookup);
 	return query;
 }
 
 void resolve_cancel(struct resolve_query *query)
 {
-	query->done = NULL;
+	list_remove(&query->link);
+	free(query);
+}
+
+void resolver_free(struct resolver *resolver)
+{
+	if (!resolver)
+		return;
+	ares_destroy(resolver->channel); /* answers every look-up, closes every socket */
+	/* Nobody is told any more; the look-ups free themselves, as the loop runs out. */
+	while (!list_is_empty(&resolver->answered)) {
+		struct lookup *lookup = CONTAINER_OF(resolver->answered.next, struct lookup, link);
+
+		list_remove(&lookup->link);
+		while (!list_is_empty(&lookup->queries))
+			resolve_cancel(CONTAINER_OF(lookup->queries.next, struct resolve_query, link));
+	}
+	loop_timer_cancel(resolver->loop, &resolver->timer);
+	free(resolver);
 }

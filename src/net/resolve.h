@@ -27,7 +27,7 @@ typedef void (*resolve_done)(void *context, int error, const union addr *address
 /* NULL when out of memory, or when c-ares cannot start. */
 struct resolver *resolver_new(struct loop *loop);
 
-/* Queries under way are dropped without a call. */
+/* Queries under way are dropped without a call. What is left of them is freed by loop_run_out(). */
 void resolver_free(struct resolver *resolver);
 
 /*

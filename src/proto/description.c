@@ -28,6 +28,7 @@
 #include "base/args.h"
 #include "base/macros.h"
 #include "proto/path.h"
+#include "proto/request.h"
 
 #define HOST_NAME_MAX_BYTES 253 /* RFC 1035 section 2.3.4, in the dotted form */
 #define SOCKET_PATH_MAX 4095    /* PATH_MAX less the NUL that the kernel wants */
@@ -282,7 +283,10 @@ static int parse_service(struct description_text service, struct description *de
 
 	if (service.start[service.length - 1] == '/')
 		return refuse(error, 1, "mounts (a path that ends in '/') are not supported by this version");
+	/* It goes out with CRLF, and has to fit a line like everybody's. */
 	verdict = path_check(service.start, service.length);
+	if (verdict == PATH_OK && service.length > REQUEST_LINE_MAX - 2)
+		verdict = PATH_TOO_LONG;
 	if (verdict != PATH_OK)
 		return refuse(error, 1, "no router accepts the service path: %s", path_verdict_text(verdict));
 	description->kind = DESCRIPTION_KAISO;

@@ -15,6 +15,7 @@
 #include "router/catalog.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -391,24 +392,54 @@ static int catalog_inspect(struct catalog *catalog, struct service *known, const
 	return errno_means_absent(r) ? -ENOENT : r;
 }
 
+/* Only a name that is not there says that there are no options: what cannot be looked at might hold some. Where looking is
+ * not permitted, neither is going on to what lies below. */
+static bool file_may_exist(int directory_fd, const char *path)
+{
+	struct stat status;
+
+	return fstatat(directory_fd, path, &status, AT_SYMLINK_NOFOLLOW) == 0 ||
+	       (errno != ENOENT && errno != ENOTDIR && errno != EACCES);
+}
+
+/* Takes the first component from *path and opens that directory: a descriptor, or -1 when there is none, or none of that name. */
+static int open_component(int directory_fd, const char **path, size_t *length)
+{
+	const char *slash = memchr(*path, '/', *length);
+	size_t name_length = slash ? (size_t)(slash - *path) : 0;
+	char name[NAME_MAX + 1];
+
+	if (!slash || name_length > NAME_MAX)
+		return -1;
+	memcpy(name, *path, name_length);
+	name[name_length] = '\0';
+	*length -= name_length + 1;
+	*path = slash + 1;
+	return openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
 /* Is there a ".kaiso" in the services directory, or in one of those on the way to path? It may say who must not enter, so
- * what lies below is refused rather than opened to everybody. */
+ * what lies below is refused rather than opened to everybody. Directory by directory, since a whole path for each of
+ * many would cost their square. */
 static bool catalog_has_directory_options(struct catalog *catalog, const char *path, size_t length)
 {
-	size_t directory_length = 0;
+	CLEANUP_CLOSE int directory = -1;
 
-	for (;;) {
-		snprintf(catalog->buffer, DESCRIPTION_FILE_BUFFER, "%s/%.*s" DIRECTORY_OPTIONS,
-			 catalog->services, (int)directory_length, path);
-		if (faccessat(AT_FDCWD, catalog->buffer, F_OK, AT_EACCESS) == 0)
+	if (file_may_exist(AT_FDCWD,
+			   catalog_full_path(catalog, DIRECTORY_OPTIONS, strlen(DIRECTORY_OPTIONS))))
+		return true;
+	if (!memchr(path, '/', length))
+		return false;
+	directory = open(catalog->services, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	while (directory >= 0) {
+		int next = open_component(directory, &path, &length);
+
+		close(directory);
+		directory = next;
+		if (directory >= 0 && file_may_exist(directory, DIRECTORY_OPTIONS))
 			return true;
-
-		const char *slash = memchr(path + directory_length, '/', length - directory_length);
-
-		if (!slash)
-			return false;
-		directory_length = (size_t)(slash - path) + 1;
 	}
+	return false;
 }
 
 static int catalog_look(struct catalog *catalog, const char *path, size_t length, struct service **service,

@@ -9,6 +9,7 @@
 #include "router/handover.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "base/macros.h"
@@ -47,13 +48,14 @@ static void receiver_greeted(struct receiver *receiver)
 static void receiver_on_events(struct loop_watch *watch, uint32_t events)
 {
 	struct receiver *receiver = CONTAINER_OF(watch, struct receiver, watch);
-	char byte;
-	ssize_t received = recv(watch->fd, &byte, 1, MSG_DONTWAIT);
+	char bytes[256];
+	ssize_t received =
+		recv(watch->fd, bytes, receiver->state == RECEIVER_ASKED ? 1 : sizeof(bytes), MSG_DONTWAIT);
 
 	(void)events;
 	if (received < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (receiver->state == RECEIVER_ASKED && received == 1 && byte == GREETING_BYTE)
+	if (receiver->state == RECEIVER_ASKED && received == 1 && bytes[0] == GREETING_BYTE)
 		receiver_greeted(receiver);
 	else if (receiver->state == RECEIVER_ASKED)
 		receiver_is_silent(receiver);
@@ -73,11 +75,23 @@ void receiver_deinit(struct receiver *receiver)
 	receiver_forget(receiver);
 }
 
+void receiver_give_up(struct receiver *receiver)
+{
+	receiver_forget(receiver);
+}
+
 void receiver_check(struct receiver *receiver, const struct stat *socket_file)
 {
 	if (receiver->watch.fd >= 0 && (!socket_file || socket_file->st_dev != receiver->device ||
 					socket_file->st_ino != receiver->inode))
 		receiver_forget(receiver);
+}
+
+bool receiver_is_full(const struct receiver *receiver)
+{
+	struct pollfd connection = { .fd = receiver->watch.fd, .events = POLLOUT };
+
+	return poll(&connection, 1, 0) == 0;
 }
 
 int receiver_send(struct receiver *receiver, int client_fd)

@@ -48,6 +48,13 @@ static inline bool receiver_is_lasting(const struct receiver *receiver)
 	return receiver->state == RECEIVER_LASTING;
 }
 
+/* Lets go of a lasting connection whose queue stays full: what is in it stays the receiver's, and the next client finds out by a
+ * connection of its own whether anybody else accepts there. */
+void receiver_give_up(struct receiver *receiver);
+
+/* Would receiver_send() say -EAGAIN? For those who have to say something to the client first. */
+bool receiver_is_full(const struct receiver *receiver);
+
 /*
  * Sends a client over the lasting connection. client_fd is kept, and must not be watched any more. 0; -EAGAIN:
  * its queue is full, try again soon; -EPIPE: it is gone, and this receiver is RECEIVER_UNKNOWN

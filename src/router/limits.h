@@ -22,7 +22,7 @@ enum limit {
 	LIMIT_SESSIONS,
 	LIMIT_ADDRESS_SESSIONS,
 	LIMIT_ADDRESS_REQUESTS,
-	LIMIT_LISTS,
+	LIMIT_LISTS,       /* or, of the lister, LISTER_TEXTS_MAX */
 	LIMIT_DESCRIPTORS, /* not decided here: the system's own */
 };
 

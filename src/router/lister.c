@@ -135,10 +135,15 @@ struct lister {
 	char description[DESCRIPTION_FILE_BUFFER];
 };
 
+/* How many entries pass between two looks whether anybody still waits. */
+#define CANCEL_INTERVAL 4096
+
 /* A text being written: the lister_text itself, grown by doubling, so that it need not be copied when it
  * is finished. */
 struct draft {
 	struct lister *lister;
+	const struct list *batch; /* of the wishes that it is for */
+	unsigned entries;
 	bool is_detailed;
 	struct lister_text *text;
 	size_t size; /* of its bytes */
@@ -245,11 +250,22 @@ static int draft_add_entry(struct draft *draft, const struct listing_entry *entr
 	return 0;
 }
 
+static bool batch_is_cancelled(const struct list *batch)
+{
+	for (const struct list *link = batch->next; link != batch; link = link->next) {
+		if (!CONTAINER_OF(link, struct lister_wish, link)->is_cancelled)
+			return false;
+	}
+	return true;
+}
+
 static int draft_visit(const struct listing_entry *entry, void *context)
 {
 	struct draft *draft = context;
 
 	if (draft->lister->is_stopping)
+		return -ECANCELED;
+	if (++draft->entries % CANCEL_INTERVAL == 0 && batch_is_cancelled(draft->batch))
 		return -ECANCELED;
 	switch (entry->kind) {
 	case LISTING_SOCKET:
@@ -271,11 +287,12 @@ static int draft_visit(const struct listing_entry *entry, void *context)
 	return 0;
 }
 
-/* Walks and writes the list that wish asks for. On success *text is a draft, the caller's to publish. */
-static int lister_write(struct lister *lister, const struct lister_wish *wish, struct lister_text **text)
+/* Walks and writes the list that all wishes of a batch ask for. On success *text is a draft, the caller's to publish. */
+static int lister_write(struct lister *lister, const struct list *batch, struct lister_text **text)
 {
-	struct draft draft = { .lister = lister, .is_detailed = wish->is_detailed };
-	int result = draft_resize(&draft, DRAFT_SIZE_FIRST);
+	const struct lister_wish *wish = CONTAINER_OF(batch->next, struct lister_wish, link);
+	struct draft draft = { .lister = lister, .batch = batch, .is_detailed = wish->is_detailed };
+	int result = batch_is_cancelled(batch) ? -ECANCELED : draft_resize(&draft, DRAFT_SIZE_FIRST);
 
 	if (result < 0)
 		return result;
@@ -336,9 +353,8 @@ static void wishes_finish(struct list *wishes, int result, struct lister_text *t
 /* The one walk for a batch of count wishes that ask for the same. */
 static void lister_answer(struct lister *lister, struct list *batch, unsigned count)
 {
-	const struct lister_wish *first = CONTAINER_OF(batch->next, struct lister_wish, link);
 	struct lister_text *text = NULL;
-	int result = lister_write(lister, first, &text);
+	int result = lister_write(lister, batch, &text);
 
 	if (result == 0)
 		text = text_publish_take(text, count);

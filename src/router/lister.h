@@ -40,7 +40,7 @@ void lister_text_unref(struct lister_text *text);
 struct lister;
 
 /*
- * One wish for a list, in the caller's storage, untouched by the caller until it is done.
+ * One wish for a list, in the caller's storage, untouched by the caller until it is done, save is_cancelled.
  * on_done() is called on the LISTER's thread, once, and must only hand the wish back to its loop;
  * then result says: 0 with text set (one reference, the wisher's); else text is NULL: -ENOENT (no
  * such directory), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of listing_walk().
@@ -49,7 +49,8 @@ struct lister;
 struct lister_wish {
 	struct list link;
 	void (*on_done)(struct lister_wish *wish);
-	bool is_detailed; /* the ".kaiso/list" form: path TAB kind TAB about CRLF */
+	_Atomic bool is_cancelled; /* set by the wisher: nobody wants it any more, so it need not be made */
+	bool is_detailed;          /* the ".kaiso/list" form: path TAB kind TAB about CRLF */
 	size_t directory_length;
 	int result;
 	struct lister_text *text;

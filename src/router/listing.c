@@ -102,6 +102,7 @@ struct level {
 	dev_t device;
 	ino_t inode;
 	size_t path_length; /* so many bytes of the walk's path name it */
+	bool is_linked;     /* a link led to it, or to a directory that it lies in */
 	struct names names;
 	size_t next; /* the name to be visited next */
 };
@@ -338,7 +339,7 @@ static int walk_enter(struct walk *walk, const char *name, bool is_link)
 	int parent_fd = walk->levels[parent].fd;
 	CLEANUP_CLOSE int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct stat status;
-	bool is_complete;
+	bool is_complete, is_linked;
 	int result;
 
 	if (fd < 0 || fstat(fd, &status) < 0)
@@ -348,7 +349,8 @@ static int walk_enter(struct walk *walk, const char *name, bool is_link)
 		return walk_report(walk, LISTING_CIRCLE, parent_fd, name, 0);
 	if (walk->names_left == 0)
 		return walk_report_truncated(walk, parent_fd, name);
-	result = is_link ? walk_count_link(walk, &status) : 0;
+	is_linked = walk->levels[parent].is_linked;
+	result = is_link && is_linked ? walk_count_link(walk, &status) : 0;
 	if (result == -EMLINK)
 		return walk_report(walk, LISTING_TRUNCATED, parent_fd, name, EMLINK);
 
@@ -357,6 +359,7 @@ static int walk_enter(struct walk *walk, const char *name, bool is_link)
 	if (result < 0)
 		return result;
 	fd = -1;
+	walk_top(walk)->is_linked = is_link || is_linked;
 	result = walk_read_names(walk, &is_complete);
 	if (result < 0)
 		result = walk_report_error(walk, parent_fd, name, -result);
@@ -472,6 +475,8 @@ static int walk_pass(struct walk *walk, const char *name)
 
 	if (fd < 0 || fstat(fd, &status) < 0)
 		return -errno;
+	if (walk_is_inside(walk, &status))
+		return -ENOENT;
 	result = walk_push_take(walk, fd, &status);
 	if (result < 0)
 		return result;

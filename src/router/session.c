@@ -14,6 +14,7 @@
 #include "router/session.h"
 
 #include <assert.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -33,6 +34,9 @@
 #define SINK_EVENTS (EPOLLOUT | EPOLLHUP | EPOLLERR)
 #define HANDOVER_RETRY_MS 2        /* the first wait; it doubles up to */
 #define HANDOVER_RETRY_SHIFT_MAX 5 /* 64 ms */
+#define RESET_WAIT_MS 10           /* the first wait for a client's unsent bytes; it doubles up to */
+#define RESET_WAIT_SHIFT_MAX 7     /* 1.3 s in all */
+#define LIST_RATE_MIN (16u << 10)  /* bytes a second in which a list has to be taken */
 #define STEP_BUDGET 32
 #define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
 #define DISCARD_MAX (256u << 10)
@@ -223,10 +227,17 @@ static enum step session_take_request(struct session *session, const struct requ
 
 /* ---- REPLY ----------------------------------------------------------------------------------------- */
 
-static void reply_free(struct session_reply *reply)
+/* The lister is done with it: another list may be made. Texts that wait for slow readers are bounded by the lister. */
+static void reply_give_place(struct session_reply *reply)
 {
 	if (reply->is_list)
 		limits_end_list(&reply->worker->shared->limits);
+	reply->is_list = false;
+}
+
+static void reply_free(struct session_reply *reply)
+{
+	reply_give_place(reply);
 	lister_text_unref(reply->wish.text);
 	free(reply);
 }
@@ -235,6 +246,7 @@ static void reply_free(struct session_reply *reply)
 static void reply_drop(struct session_reply *reply)
 {
 	reply->session = NULL;
+	reply->wish.is_cancelled = true;
 	if (reply->bytes)
 		reply_free(reply);
 }
@@ -257,6 +269,7 @@ static enum step session_enter_reply(struct session *session, struct session_rep
 {
 	session->reply = reply;
 	session_enter(session, SESSION_REPLY);
+	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
 	return STEP_NEXT;
 }
 
@@ -302,6 +315,16 @@ static enum step session_want_list(struct session *session, const struct request
 	return session_enter_reply(session, reply);
 }
 
+/* A client has so long for the whole of a list: a slow one gets it, one that drips does not hold its text for ever. */
+static void session_set_list_deadline(struct session *session, size_t length)
+{
+	uint64_t timeout_ms = session->worker->shared->options->request_timeout_ms;
+
+	if (timeout_ms > 0)
+		timeout_ms += length * 1000 / LIST_RATE_MIN;
+	session_set_deadline(session, timeout_ms);
+}
+
 void session_wish_done(struct lister_wish *wish)
 {
 	struct session_reply *reply = CONTAINER_OF(wish, struct session_reply, wish);
@@ -325,7 +348,9 @@ void session_wish_done(struct lister_wish *wish)
 	}
 	reply->bytes = wish->text->bytes;
 	reply->length = wish->text->length;
+	reply_give_place(reply);
 	session->has_listed = true;
+	session_set_list_deadline(session, reply->length);
 	session_run(session);
 }
 
@@ -365,7 +390,6 @@ static enum step on_reply(struct session *session)
 	reply->sent += (size_t)sent;
 	if (reply->sent == reply->length)
 		return session_leave_reply(session);
-	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
 	return STEP_NEXT;
 }
 
@@ -469,12 +493,29 @@ static struct dial *session_enter_dial(struct session *session)
 	return dial;
 }
 
+static void dial_free(struct loop_task *task)
+{
+	free(CONTAINER_OF(task, struct dial, free_task));
+}
+
+/* The dial is over, or given up. */
+static void session_drop_dial(struct session *session)
+{
+	struct dial *dial = STEAL_PTR(session->dial);
+
+	if (!dial)
+		return;
+	dial_cancel(dial);
+	dial->free_task.run = dial_free;
+	loop_defer(&session->worker->loop, &dial->free_task);
+}
+
 /* dial_start_*() has returned r. */
 static enum step session_dial_started(struct session *session, int r)
 {
 	if (r == 0)
 		return STEP_WAIT;
-	free(STEAL_PTR(session->dial));
+	session_drop_dial(session);
 	return session_fail(session, r);
 }
 
@@ -552,7 +593,7 @@ static void session_on_dialled(struct dial *dial, int result)
 {
 	struct session *session = dial->context;
 
-	free(STEAL_PTR(session->dial));
+	session_drop_dial(session);
 	if (result >= 0)
 		session_dialled(session, result);
 	else
@@ -580,6 +621,8 @@ static enum step session_retry_handover(struct session *session)
 		return session_fail(session, -ETIMEDOUT);
 	if (session->retry_shift < HANDOVER_RETRY_SHIFT_MAX)
 		session->retry_shift++;
+	else if (session->backend.fd < 0)
+		receiver_give_up(&session->service->receiver);
 	return session_set_deadline(session, wait_ms);
 }
 
@@ -660,6 +703,9 @@ static enum step session_hand_over(struct session *session, const struct stat *s
 
 	if (session->service->knock_port && !session->has_knocked)
 		return session_knock(session);
+	if (session->wants_verdict && session->backend.fd < 0 &&
+	    receiver_is_full(&session->service->receiver))
+		return session_retry_handover(session);
 	if (session->wants_verdict && session_tell_opened(session) == STEP_WAIT)
 		return STEP_WAIT;
 	r = session_send_client(session, socket_file);
@@ -735,7 +781,21 @@ static enum step session_enter_relay(struct session *session)
 	return STEP_NEXT;
 }
 
-/* Moves one direction; false when the session has ended over it. */
+/* The service was reset, and so will be the client; but a reset drops what the kernel has not sent yet, and that is what
+ * the service said before. So it gets some time to leave. */
+static enum step session_reset_client(struct session *session)
+{
+	int unsent = 0;
+
+	session->is_resetting = true;
+	if (session->retry_shift < RESET_WAIT_SHIFT_MAX &&
+	    ioctl(session->client.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0)
+		return session_set_deadline(session, RESET_WAIT_MS << session->retry_shift++);
+	session_end(session, SESSION_SERVICE_RESET);
+	return STEP_WAIT;
+}
+
+/* Moves one direction; false when the session has ended over it, or is about to. */
 static bool session_pump(struct session *session, struct relay_way *way, int source_fd, int sink_fd,
 			 enum relay_mode mode)
 {
@@ -750,11 +810,16 @@ static bool session_pump(struct session *session, struct relay_way *way, int sou
 		loop_defer(&session->worker->loop, &session->task);
 		return true;
 	case RELAY_SOURCE_LOST:
-		session_end(session, is_up ? SESSION_CLIENT_RESET : SESSION_SERVICE_RESET);
+		if (is_up)
+			session_end(session, SESSION_CLIENT_RESET);
+		else
+			session_reset_client(session);
 		return false;
 	case RELAY_SINK_LOST:
 		if (is_up) {
 			/* The service reads no more; what it still has to say is passed on first. */
+			if (way->is_sink_reset)
+				relay_way_lose_source(&session->down);
 			relay_way_break(way, &session->worker->pool);
 			return true;
 		}
@@ -771,19 +836,23 @@ static enum step on_relay(struct session *session)
 {
 	const struct router_options *options = session->worker->shared->options;
 
+	if (session->is_resetting && !session->is_client_lost)
+		return STEP_WAIT; /* for the timer */
+	/* From a client that was reset the service still gets what it had sent before. */
+	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, options->relay_up))
+		return STEP_WAIT;
 	if (session->is_client_lost) {
 		session_end(session, SESSION_CLIENT_RESET);
 		return STEP_WAIT;
 	}
-	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd,
-			  options->relay_up) ||
-	    !session_pump(session, &session->down, session->backend.fd, session->client.fd,
+	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd,
 			  options->relay_down))
 		return STEP_WAIT;
 	/* A service that has closed both ways reads no more: then its end is the end. */
 	if (session->down.eof_sent && (session->up.eof_sent || session->is_backend_gone)) {
-		session_end(session, session->up.is_broken || session->up.held_bytes ? SESSION_SERVICE_RESET :
-										       SESSION_DONE);
+		if (session->up.is_broken || session->up.held_bytes || session->down.is_source_lost)
+			return session_reset_client(session);
+		session_end(session, SESSION_DONE);
 		return STEP_WAIT;
 	}
 	if (options->idle_timeout_ms)
@@ -843,9 +912,7 @@ static void session_release(struct session *session)
 			reply_drop(STEAL_PTR(session->reply));
 		break;
 	case SESSION_DIAL:
-		if (session->dial)
-			dial_cancel(session->dial);
-		free(STEAL_PTR(session->dial));
+		session_drop_dial(session);
 		break;
 	case SESSION_RELAY:
 		chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
@@ -889,7 +956,6 @@ static enum step session_refuse(struct session *session, enum session_reason rea
 	session_release(session);
 	session->refusal = reason;
 	session_answer(session, line, reply_format_error(line, sizeof(line), session_reason_reply(reason)));
-	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
 	return STEP_NEXT;
 }
 
@@ -897,6 +963,7 @@ static void session_free(struct session *session)
 {
 	struct worker *worker = session->worker;
 
+	loop_timer_cancel(&worker->loop, &session->timer);
 	relay_way_deinit(&session->up, &worker->pool);
 	relay_way_deinit(&session->down, &worker->pool);
 	cleanup_close(&session->client.fd);
@@ -949,6 +1016,8 @@ static void session_on_backend(struct loop_watch *watch, uint32_t events)
 		relay_way_sink_event(&session->up);
 	if (events & EPOLLHUP)
 		session->is_backend_gone = true;
+	if (events & EPOLLERR)
+		relay_way_lose_source(&session->down);
 	session_run(session);
 }
 
@@ -962,7 +1031,10 @@ static void session_on_timer(struct loop_timer *timer)
 		session_end(session, SESSION_REQUEST_TIMEOUT);
 		break;
 	case SESSION_RELAY:
-		session_end(session, SESSION_IDLE_TIMEOUT);
+		if (session->is_resetting)
+			session_reset_client(session);
+		else
+			session_end(session, SESSION_IDLE_TIMEOUT);
 		break;
 	case SESSION_HANDOVER:
 		if (session->down.is_blocked)

@@ -14,7 +14,7 @@
  * State     What is valid                            Deadline          Left for
  * REQUEST   client                                   request timeout   REPLY, LOOKUP, ENDED
  * REPLY     client, reply                            request timeout,  REQUEST, ENDED
- *                                                    from the last byte taken
+ *                                                    more for a long list
  * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED
  * DIAL      client, service, dial                    connect timeout   RELAY, HANDOVER, REPLY, ENDED
  * HANDOVER  client, service, perhaps backend         connect timeout   DIAL, REPLY, ENDED
@@ -83,7 +83,9 @@ struct session {
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
 	uint64_t is_detached : 1; /* HANDOVER: the client is in blocking mode and out of epoll for good */
-	uint64_t retry_shift : 3; /* HANDOVER: how often the receiver's queue was full, for the next wait */
+	uint64_t
+		is_resetting : 1; /* RELAY: the service was reset, the client's last bytes are on their way */
+	uint64_t retry_shift : 3; /* HANDOVER, is_resetting: how often it was waited, for the next wait */
 	uint64_t has_turn : 1;    /* service->turn is this session's */
 };
 

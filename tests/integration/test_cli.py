@@ -97,8 +97,10 @@ def test_bad_values(tmp_path, option, value):
 @pytest.mark.parametrize("options", [
     ["--max-sessions", "5", "--request-timeout", "1m", "--connect-timeout", "1500ms", "--idle-timeout", "1h"],
     ["--max-sessions=5", "--drain-timeout=0", "--idle-timeout=0", "--request-timeout=0s"],
-    ["--threads", "1", "--log-level", "debug", "--log-format", "logfmt", "--relay-up", "auto", "--relay-down", "auto"],
-    ["--max-sessions-per-address", "1000", "--max-requests-per-second", "1000", "--max-lists", "10", "--log-level", "info"],
+    ["--threads", "1", "--log-level", "debug", "--log-format", "logfmt", "--relay-up", "auto",
+     "--relay-down", "auto"],
+    ["--max-sessions-per-address", "1000", "--max-requests-per-second", "1000", "--max-lists", "10",
+     "--log-level", "info"],
 ])
 def test_good_values(new_router, options):
     """Both spellings of an option, and each unit."""
@@ -109,8 +111,8 @@ def test_good_values(new_router, options):
 
 # ---- where it listens
 
-@pytest.mark.parametrize("word", ["127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1:-1", "127.0.0.1:80x",
-                                  "::1:80", "[::1]", "[::1:80", "a:b:c", "127.0.0.1:99999", "unix:", "", "80"])
+@pytest.mark.parametrize("word", ["127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", "127.0.0.1:-1",
+                                  "127.0.0.1:80x", "::1:80", "[::1]", "[::1:80", "a:b:c", "127.0.0.1:99999", "unix:", "", "80"])
 def test_no_address(tmp_path, word):
     """Port out of range, no port: the first kaiso started anyway."""
     result = run_kaiso("serve", "--services", str(tmp_path), word)
@@ -347,8 +349,8 @@ def test_descriptor_that_is_no_listener(tmp_path):
     """What is passed must be a listening stream socket."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         words = [*_inherit(datagram), KAISO, "serve", "--services", str(tmp_path)]
-        result = subprocess.run(words, capture_output=True, timeout=DEADLINE, check=False, pass_fds=(datagram.fileno(),),
-                                stdin=subprocess.DEVNULL)
+        result = subprocess.run(words, capture_output=True, timeout=DEADLINE, check=False,
+                                pass_fds=(datagram.fileno(),), stdin=subprocess.DEVNULL)
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
 
 

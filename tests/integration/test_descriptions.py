@@ -136,6 +136,22 @@ def test_chain_with_bytes_behind_the_line(router):
     assert backend.accept().receive_all() == b"far\r\n" + data
 
 
+def test_longest_path_of_a_chain(router):
+    """What a request line can carry with its CRLF, and not a byte more."""
+    backend = router.backend_tcp()
+    longest = "/".join(["p" * 90] * 45)  # 4094 bytes
+    assert len(longest) == 4094
+    router.describe("chain", f"{backend.address} {longest}\n")
+    router.open("chain").send(b"hello").end()
+    assert backend.accept().receive_all() == longest.encode() + b"\r\nhello"
+    for more in ("p", "p" * 1000, "p" * 60_000):
+        router.describe("longer", f"{backend.address} {longest}{more}\n")
+        client = router.open("longer")
+        client.expect_closed()
+        router.wait_session(client, reason="invalid")
+    backend.assert_untouched()
+
+
 def test_chain_to_a_second_router(new_router):
     """Through two routers to a service, data both ways, half-close kept, failures closed."""
     first, second = new_router(), new_router()
@@ -166,7 +182,8 @@ def test_description_without_a_path_speaks_to_the_other_router(new_router):
     ("foo", "foo\n"), ("foo", "foo"), ("foo", "foo\r\n"), ("foo", "foo \t \r\n"), ("./foo", "./foo\n"),
     ("sub/foo", "sub/foo\n"), ("two words", "two words\n"), ("two  words and more", "two  words and more  \n"),
     ("a:b", "./a:b\n"), ("a:80", "./a:80\n"), ("sub/a:80", "./sub/a:80"), (".hidden/foo", ".hidden/foo\n"),
-    ("passfdx", "passfdx\n"), ("not passfdx", "not passfdx\n"), ("passfd foo", "passfd foo\n"), ("foo", "foo\n\n# x\n"),
+    ("passfdx", "passfdx\n"), ("not passfdx", "not passfdx\n"), ("passfd foo", "passfd foo\n"),
+    ("foo", "foo\n\n# x\n"),
     ("../beside", "../beside\n"),
 ])
 def test_socket(router, target, text):
@@ -451,8 +468,8 @@ def _run_with_one_port(new_router):
     router.describe("foo", "127.0.0.1:50002\n")
     router.describe("itself", "127.0.0.1:40000\n")
     result = subprocess.run(
-        ["nsenter", f"--target={router.pid}", "--user", "--net", "--preserve-credentials", sys.executable, "-c", ONE_PORT,
-         str(router.root)], capture_output=True, timeout=3 * DEADLINE, check=False, stdin=subprocess.DEVNULL)
+        ["nsenter", f"--target={router.pid}", "--user", "--net", "--preserve-credentials", sys.executable, "-c",
+         ONE_PORT, str(router.root)], capture_output=True, timeout=3 * DEADLINE, check=False, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout.decode().splitlines()
 
@@ -500,3 +517,33 @@ def test_many_kinds_at_once(router):
         client.exchange(b"hello")
     reach(router, "six", ipv6)
     assert ipv6.listener.family == socket.AF_INET6
+
+
+# ---- options for directories
+
+@pytest.mark.parametrize("place, refused, served", [
+    ("", ["foo", "text", "d/foo", "d/e/foo"], []),
+    ("d", ["d/foo", "d/e/foo", "d/text"], ["foo"]),
+    ("d/e", ["d/e/foo"], ["foo", "d/foo"]),
+])
+def test_options_for_a_directory_are_refused(router, place, refused, served):
+    """A file .kaiso may say who must not enter what lies at and below it: a version that does not understand it refuses
+    all of that rather than open it to everybody."""
+    for name in ("foo", "d/foo", "d/e/foo"):
+        router.echo(name)
+    for name in ("text", "d/text"):
+        router.describe(name, "foo\n")
+    for path in refused + served:
+        router.open(path).exchange(b"before")
+    router.describe(f"{place}/.kaiso".lstrip("/"), "deny 127.0.0.0/8\n")
+    for path in refused:
+        client = router.open(path)
+        client.expect_closed()
+        router.wait_session(client, reason="invalid", service=path)
+    assert "services" in router.wait_log(msg="invalid description")["file"]
+    for path in served:
+        router.open(path).exchange(b"hello")
+    assert set(served) <= set(router.list().decode().split("\r\n"))
+    os.unlink(router.path(f"{place}/.kaiso".lstrip("/")))
+    for path in refused:
+        router.open(path).exchange(b"after")

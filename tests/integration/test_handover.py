@@ -40,7 +40,8 @@ def test_one_client(router):
 
 
 @pytest.mark.parametrize("text", ["{} passfd\n", "{} passfd", "{} \t passfd \r\n", "{}  passfd\n\n# comment\n"])
-@pytest.mark.parametrize("path", ["receiver", "sub/receiver", "two words", "./a:b", "{root}/outside/absolute", "n" * 200])
+@pytest.mark.parametrize("path", ["receiver", "sub/receiver", "two words", "./a:b",
+                                  "{root}/outside/absolute", "n" * 200])
 def test_forms_of_the_description(router, text, path):
     """SOCKET is a path like that of any description: relative to the services directory, whole, of any length."""
     path = path.format(root=router.root)
@@ -374,7 +375,8 @@ def test_clients_that_abort(router, lasting):
     for _ in range(30):
         router.open("foo").reset()
     last = router.connect().send(b"foo\r\nlast").end()
-    wait_until(lambda: any(stream.name and _peer_port(stream) == last.sock.getsockname()[1] for stream in receiver.taken),
+    port = last.sock.getsockname()[1]
+    wait_until(lambda: any(_peer_port(stream) == port for stream in receiver.taken),
                "the last client to be handed over")
     receiver.close()
     router.wait_fds_back()

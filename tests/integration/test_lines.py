@@ -1,6 +1,7 @@
-"""Request lines: where one ends, what it asks for, and whose the bytes behind it are (the protocol, "On the wire")."""
+"""Request lines: where one ends, what it asks for, whose the bytes behind it are (the protocol, "On the wire")."""
 
 import os
+import random
 
 import pytest
 
@@ -283,3 +284,23 @@ def test_name_of_any_bytes(router):
     assert os.fsencode("\xe9") == b"\xc3\xa9"
     router.backend("\xe9")
     assert b"\xc3\xa9\r\n" in router.list()
+
+
+def test_noise_instead_of_lines(router):
+    """Whatever clients send, in whatever pieces, ends their own session at most."""
+    router.echo("a")
+    router.echo("b")
+    dice = random.Random(4096)
+    words = [b"a", b"b", b"/", b".", b"..", b"\r", b"\n", b"\r\n", b"\0", b" ", b".kaiso/", b"open ",
+             b"list", b"version", b"\xff", b"x" * 1000, b"\x7f", b"passfd", b":80"]
+    for _ in range(300):
+        client = router.connect()
+        try:
+            for _ in range(dice.randrange(1, 8)):
+                client.send(b"".join(dice.choices(words, k=dice.randrange(1, 12))))
+            dice.choice((client.end, client.reset, client.close))()
+        except OSError:
+            pass  # closed on us already
+        client.close()
+    router.wait_fds_back()
+    router.open("a").exchange(b"hello")

@@ -1,10 +1,13 @@
 """The log: one line a session when it ends, and nothing in it that a client could forge."""
 
 import json
+import os
 import re
+import subprocess
 
-from harness.router import Router
+from harness.router import KAISO, Router, clean_environment
 from harness.stream import noise
+from harness.wait import DEADLINE, wait_until
 
 
 def test_line_of_a_session(router):
@@ -44,8 +47,8 @@ def test_ipv6_client(new_router):
 
 def test_names_cannot_forge_lines(router):
     """Quotes, blanks, equal signs, backslashes, line feeds of names, and bytes that are no UTF-8 are escaped."""
-    for name in (b'x reason=done', b'x" reason="done', b"x\\", b"\xff\xfe", b'a"b', b"tab\tname", "\u00fcber".encode(),
-                 b"\x1b[31mred"):
+    for name in (b'x reason=done', b'x" reason="done', b"x\\", b"\xff\xfe", b'a"b', b"tab\tname",
+                 "\u00fcber".encode(), b"\x1b[31mred"):
         client = router.connect().line(name)
         client.expect_closed()
         line = router.wait_session(client, reason="not-found")
@@ -92,9 +95,28 @@ def test_json(new_router):
         assert {"time", "level", "msg"} <= set(line)
 
 
-def _await_listener(router: Router):
-    from harness.wait import wait_until
+def test_under_a_journal(new_router):
+    """Where standard error is the journal's stream ($JOURNAL_STREAM names it), lines begin with a priority."""
+    router = new_router(start=False)
+    reading_end, writing_end = os.pipe()
+    status = os.fstat(writing_end)
+    environment = clean_environment(JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino}")
+    process = subprocess.Popen(
+        [KAISO, "serve", "--services", router.services_argument, "127.0.0.1:0"], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=writing_end, env=environment)
+    os.close(writing_end)
+    try:
+        with open(reading_end, "rb") as journal:
+            assert re.match(rb"<6>.*msg=ready ", journal.readline())
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+            assert all(re.match(rb"<[3-7]>[a-z]", line) for line in journal)
+    finally:
+        process.kill()
+        process.wait()
 
+
+def _await_listener(router: Router):
     def is_up():
         try:
             router.connect(address=router.listen[0]).close()

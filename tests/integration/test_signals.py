@@ -116,13 +116,14 @@ def test_harmless_signals(router, number):
 
 
 def test_stopped_and_continued(router):
-    """Job control."""
+    """Job control; clients that came meanwhile wait in the listener's queue."""
     router.echo("foo")
     client = router.open("foo").exchange(b"before")
     router.signal(signal.SIGSTOP)
-    late = router.connect().send(b"foo\r\nhello")
+    late = [router.connect().send(b"foo\r\nhello") for _ in range(300)]
     router.signal(signal.SIGCONT)
-    assert late.receive(5) == b"hello"
+    for stream in late:
+        assert stream.receive(5) == b"hello"
     client.exchange(b"after")
 
 
@@ -149,7 +150,8 @@ def _start_detached(router, redirections):
     return process, lambda: router.keep(Stream(connect_unix(listener)))
 
 
-@pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>&-", "<&-", ">&-", "0</dev/null 1>/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>&-", "<&-", ">&-",
+                                          "0</dev/null 1>/dev/full 2>/dev/full"])
 def test_closed_standard_streams(new_router, redirections):
     """Closed standard streams are survived, and no log line ever lands in a client's connection."""
     router = new_router(start=False)
@@ -215,6 +217,17 @@ def test_stalled_log_reader(new_router):
 
     line = wait_until(told, "the count of dropped lines")[0]
     assert int(line["count"]) > 0
+
+
+def test_ends_while_the_log_reader_stalls(new_router):
+    """Nobody reads the log at the end either."""
+    router = new_router("--log-level", "debug")
+    router.log.pause()
+    for count in range(1500):
+        with router.open(f"{count}-" + "nothing" * 30) as client:
+            client.expect_closed()
+    router.signal(signal.SIGTERM)
+    assert router.process.wait(DEADLINE) == 0
 
 
 def test_log_pipe_keeps_its_mode(new_router):

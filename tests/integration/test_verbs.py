@@ -122,8 +122,8 @@ def test_open_of_a_service_that_closes_at_once(router):
         assert client.receive_all() == b"+\r\n"
 
 
-@pytest.mark.parametrize("path", ["nothing", "d", "d/nothing", "d/", "foo/", ".hid", "/foo", "../foo", "d//foo", "foo\x01",
-                                  "dangling", ".kaiso/version", " foo"])
+@pytest.mark.parametrize("path", ["nothing", "d", "d/nothing", "d/", "foo/", ".hid", "/foo", "../foo", "d//foo",
+                                  "foo\x01", "dangling", ".kaiso/version", " foo"])
 def test_open_not_found(router, path):
     """What is not there and what no client may name."""
     backend = router.backend("foo")
@@ -206,17 +206,17 @@ def test_refusal_then_end_of_file(router):
     assert client.receive_all().startswith(b"-not-found ")
 
 
-@pytest.mark.parametrize("line", [".kaiso/", ".kaiso", ".kaiso/nothing", ".kaiso/versions", ".kaiso/version x", ".kaiso/VERSION",
-                                  ".kaiso/open", ".kaiso//version", " .kaiso/version", ".kaiso/list x"])
+@pytest.mark.parametrize("line", [".kaiso/", ".kaiso", ".kaiso/nothing", ".kaiso/versions", ".kaiso/version x",
+                                  ".kaiso/VERSION", ".kaiso/open", ".kaiso//version", " .kaiso/version", ".kaiso/list x"])
 def test_other_words(router, line):
     """Nothing else behind .kaiso/ means anything: closed, as the first kaiso does."""
-    router.backend(".kaiso/nothing")
     client = router.open(line)
     client.expect_closed()
     router.wait_session(client)
 
 
-@pytest.mark.parametrize("line", [".kaiso/version", ".kaiso/list", ".kaiso/list d/", ".kaiso/open foo", ".kaiso/open x", ".kaiso/x"])
+@pytest.mark.parametrize("line", [".kaiso/version", ".kaiso/list", ".kaiso/list d/", ".kaiso/open foo",
+                                  ".kaiso/open x", ".kaiso/x"])
 def test_no_verbs(new_router, line):
     """`--no-verbs` turns all of it off: a hidden path like any other."""
     router = new_router("--no-verbs")

@@ -322,16 +322,16 @@ static void a_socket_may_have_4095_bytes(void **state)
 	assert_invalid(bytes, strlen(bytes), 1, "longer than 4095 bytes");
 }
 
-static void a_service_may_have_4095_bytes(void **state)
+static void a_service_may_have_4094_bytes(void **state)
 {
 	static char bytes[4200] = "host:80 ";
 
 	(void)state;
-	memset(bytes + 8, 's', 4095);
-	assert_valid(bytes, 8 + 4095,
+	memset(bytes + 8, 's', 4094);
+	assert_valid(bytes, 8 + 4094,
 		     &(struct valid_case){ bytes, DESCRIPTION_KAISO, "host", 80, bytes + 8 });
-	bytes[8 + 4095] = 's';
-	assert_invalid(bytes, 8 + 4096, 1, "too long");
+	bytes[8 + 4094] = 's';
+	assert_invalid(bytes, 8 + 4095, 1, "too long");
 }
 
 static void kinds_have_the_words_of_detailed_lists(void **state)
@@ -353,7 +353,7 @@ int main(void)
 		cmocka_unit_test(a_file_may_hold_64_kib),
 		cmocka_unit_test(a_host_may_have_253_bytes),
 		cmocka_unit_test(a_socket_may_have_4095_bytes),
-		cmocka_unit_test(a_service_may_have_4095_bytes),
+		cmocka_unit_test(a_service_may_have_4094_bytes),
 		cmocka_unit_test(kinds_have_the_words_of_detailed_lists),
 	};
 

@@ -717,12 +717,12 @@ static void test_host_name(void **state)
 	run();
 	assert_connected_to(listener);
 	dial_begin_within(UINT64_MAX);
-	assert_int_equal(dial_start_host(&dial, resolver, "127.0.0.1", ntohs(addr.in.sin_port)), 0);
+	assert_int_equal(dial_start_host(&dial, resolver, "localhost", ntohs(addr.in.sin_port)), 0);
 	run();
 	assert_connected_to(listener);
 	refusing = tcp_port(&addr, -1);
 	dial_begin_within(PATIENCE_MS);
-	assert_int_equal(dial_start_host(&dial, resolver, "127.0.0.1", ntohs(addr.in.sin_port)), 0);
+	assert_int_equal(dial_start_host(&dial, resolver, "localhost", ntohs(addr.in.sin_port)), 0);
 	run();
 	assert_int_equal(result, -ECONNREFUSED);
 	close(refusing);

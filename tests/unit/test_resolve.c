@@ -324,10 +324,10 @@ static void test_an_answer_that_is_cancelled(void **state)
 	struct asker asker, other;
 
 	(void)state;
-	ask(&asker, "127.0.0.1");
+	ask(&asker, "localhost");
 	resolve_cancel(asker.query);
 	answers_missing--;
-	ask(&other, "127.0.0.1");
+	ask(&other, "localhost");
 	run();
 	assert_int_equal(asker.error, PENDING);
 	assert_int_equal(other.error, 0);
@@ -338,7 +338,7 @@ static void test_an_answer_whose_resolver_goes(void **state)
 	struct asker asker;
 
 	(void)state;
-	ask(&asker, "127.0.0.1");
+	ask(&asker, "localhost");
 	resolver_free(STEAL_PTR(resolver));
 	loop_run_out(&loop);
 	assert_int_equal(asker.error, PENDING);
@@ -349,7 +349,7 @@ static void ask_again(void *context, int error, const union addr *addresses, siz
 	(void)error;
 	(void)addresses;
 	(void)count;
-	ask(context, "127.0.0.1");
+	ask(context, "localhost");
 }
 
 static void test_a_callback_may_ask_again(void **state)
@@ -357,7 +357,7 @@ static void test_a_callback_may_ask_again(void **state)
 	struct asker asker;
 
 	(void)state;
-	assert_non_null(resolve_start(resolver, "127.0.0.1", PORT, ask_again, &asker));
+	assert_non_null(resolve_start(resolver, "localhost", PORT, ask_again, &asker));
 	run();
 	assert_int_equal(asker.error, 0);
 }

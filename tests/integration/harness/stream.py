@@ -41,8 +41,8 @@ class Stream:
         try:
             return self.sock.recv(limit)
         except TimeoutError:
-            raise Overdue(f"nothing came for {DEADLINE:g} s after {len(so_far)} bytes, ending {bytes(so_far[-80:])!r}") \
-                from None
+            last = bytes(so_far[-80:])
+            raise Overdue(f"nothing came for {DEADLINE:g} s after {len(so_far)} bytes, ending {last!r}") from None
 
     def receive(self, count):
         """Exactly count bytes."""
