@@ -46,6 +46,7 @@ struct rig {
 	uint64_t preloaded;
 	uint64_t written; /* offsets in the stream; what is preloaded counts as written first */
 	uint64_t read;
+	bool has_tcp;
 	bool has_ended; /* the reader saw the end */
 	int read_error;
 };
@@ -137,6 +138,7 @@ static void rig_open(struct rig *rig, enum kind source_kind, enum kind sink_kind
 	int ends[2];
 
 	*rig = (struct rig){ .mode = mode, .epoll_fd = epoll_create1(EPOLL_CLOEXEC) };
+	rig->has_tcp = source_kind == TCP || sink_kind == TCP;
 	pair_open(source_kind, ends);
 	rig->writer = ends[0];
 	rig->source = ends[1];
@@ -316,14 +318,25 @@ static void rig_drain(struct rig *rig)
 	assert_int_equal(rig->way.bytes, rig->written - rig->preloaded);
 }
 
+/* Acknowledgements of TCP make room a little later. */
+static bool rig_gets_room(const struct rig *rig)
+{
+	struct pollfd poll_fds[] = { { .fd = rig->epoll_fd, .events = POLLIN },
+				     { .fd = rig->writer, .events = POLLOUT } };
+
+	return rig->has_tcp && poll(poll_fds, ARRAY_SIZE(poll_fds), 20) > 0;
+}
+
 /* Writes until neither the source nor the sink takes more. */
 static void rig_stuff(struct rig *rig)
 {
+	size_t written;
+
 	do {
+		rig_collect(rig, 0);
 		rig_settle(rig);
-		if (rig->outcome != RELAY_WAITS_FOR_SINK)
-			rig_collect(rig, 1);
-	} while (rig_write(rig, 256 << 10) > 0 || rig->outcome != RELAY_WAITS_FOR_SINK);
+		written = rig_write(rig, 256 << 10);
+	} while (written > 0 || rig_gets_room(rig) || rig->outcome != RELAY_WAITS_FOR_SINK);
 }
 
 static void assert_all_pipes_are_back(void)
@@ -644,7 +657,7 @@ static void full_sink_stops_reading(struct rig *rig, enum kind source_kind, enum
 	}
 	/* A wake-up for nothing: it looks, and waits again. */
 	relay_way_sink_event(&rig->way);
-	assert_int_equal(rig_settle(rig), RELAY_WAITS_FOR_SINK);
+	rig_stuff(rig);
 	shutdown(rig->writer, SHUT_WR);
 	rig_drain(rig);
 }

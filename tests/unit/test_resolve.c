@@ -413,6 +413,60 @@ static void test_many_queries_at_once(void **state)
 		assert_as_in_zone(&askers[i], &zone[i % ZONE_AT_ONCE]);
 }
 
+/* Whoever asks for the same while the answer is awaited: each is told, with its own port, and one that
+ * is told may give up another. */
+static void on_done_cancel_next(void *context, int error, const union addr *addresses, size_t count)
+{
+	struct asker *asker = context;
+
+	asker_on_done(context, error, addresses, count);
+	resolve_cancel(asker[1].query);
+}
+
+static void test_queries_for_the_same_host(void **state)
+{
+	struct asker askers[5];
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(askers); i++) {
+		askers[i] = (struct asker){ .error = PENDING };
+		askers[i].query = resolve_start(resolver, "one.test", (uint16_t)(PORT + i),
+						i == 2 ? on_done_cancel_next : asker_on_done, &askers[i]);
+	}
+	resolve_cancel(askers[0].query);
+	answers_missing = 3;
+	run();
+	for (size_t i = 0; i < ARRAY_SIZE(askers); i++) {
+		bool is_told = i != 0 && i != 3;
+
+		assert_int_equal(askers[i].error, is_told ? 0 : PENDING);
+		if (is_told)
+			assert_int_equal(ntohs(askers[i].addresses[0].in.sin_port), PORT + i);
+	}
+	assert_answers("one.test", "192.0.2.100:4321");
+}
+
+/* However many clients come and go. */
+static void test_a_silent_name_server_is_not_flooded(void **state)
+{
+	struct asker asker;
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	for (int i = 0; i < 50; i++) {
+		ask(&asker, "silent.test");
+		answers_missing--;
+		resolve_cancel(asker.query);
+	}
+	ask(&asker, "silent.test");
+	run();
+	assert_int_equal(asker.error, -ETIMEDOUT);
+	assert_true(server.queries <= 4); /* of either kind, and perhaps once more */
+}
+
 static void test_no_name_server(void **state)
 {
 	struct asker asker;
@@ -544,6 +598,8 @@ int main(void)
 		RESOLVE_TEST(test_a_callback_may_ask_again),
 		RESOLVE_TEST(test_answers_of_a_name_server),
 		RESOLVE_TEST(test_many_queries_at_once),
+		RESOLVE_TEST(test_queries_for_the_same_host),
+		RESOLVE_TEST(test_a_silent_name_server_is_not_flooded),
 		RESOLVE_TEST(test_no_name_server),
 		RESOLVE_TEST(test_queries_that_are_cancelled),
 		RESOLVE_TEST(test_queries_whose_resolver_goes),

@@ -1,0 +1,186 @@
+"""Servers under `kaiso passfd`, and clients that look closely at what they get."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+
+from . import process
+from .router import KAISO, clean_environment
+from .stream import Stream
+from .wait import DEADLINE, Overdue, wait_until
+
+MODES = ("seccomp", "preload")
+
+
+def free_port(host="127.0.0.1"):
+    """A port that was free a moment ago."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.bind((host, 0))
+        return sock.getsockname()[1]
+
+
+def descendants(pid):
+    """All processes that come from this one, and it: what lives of them."""
+    found = [pid]
+    for parent in found:
+        try:
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
+                    found.extend(int(child) for child in children.read().split())
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
+def parent_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def is_alive(pid):
+    """Runs still: a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Wrapped:
+    """`kaiso passfd [OPTIONS] SOCKET -- PROGRAM …` with its output in a file. start() at once; close() ends it.
+
+    socket_path: default a hidden socket in the router's services. command: instead of "passfd" and options.
+    """
+
+    def __init__(self, router, program, *options, mode="auto", socket_path=None, command=None, wrapper=(), cwd=None,
+                 user=None, name="web", pass_fds=(), **env):
+        self.root = str(router.root)
+        self.socket_path = socket_path or os.fsdecode(router.path(f".{name}"))
+        self.log_path = os.path.join(self.root, f"{name}.{len(os.listdir(self.root))}.out")
+        if command is None:
+            command = [KAISO, "passfd", "--mode", mode, *options, self.socket_path, "--"]
+        self.program = [str(word) for word in program]
+        if socket_path is None:
+            router.describe(name, f".{name} passfd\n")
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [*wrapper, *command, *self.program], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=cwd or self.root, env=clean_environment(**env), pass_fds=pass_fds, user=user, start_new_session=True,
+            )
+        router.keep(self)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def output(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as log:
+            return log.read()
+
+    @property
+    def helper(self):
+        """The process that receives: the tool's child."""
+        return descendants(self.pid)[1]
+
+    @property
+    def server(self):
+        """The program itself: the helper's first child."""
+        return descendants(self.helper)[1]
+
+    def _is_over(self):
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.output()}"
+
+    def wait_port(self, port, host="127.0.0.1"):
+        """Waits until somebody listens there, without connecting."""
+
+        def listens():
+            self._is_over()
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+                try:
+                    sock.connect((host, port))
+                except ConnectionRefusedError:
+                    return False
+                return True
+
+        wait_until(listens, lambda: f"port {port} to be listened on:\n{self.output()}")
+        return self
+
+    def wait_output(self, text):
+        def has():
+            found = text in self.output()
+            if not found:
+                self._is_over()
+            return found
+
+        wait_until(has, lambda: f"the output {text!r}:\n{self.output()}")
+        return self
+
+    def wait_exit(self):
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise Overdue(f"kaiso passfd did not end within {DEADLINE:g} s:\n{self.output()}") from None
+
+    def end(self, number=signal.SIGTERM):
+        """Ends the program by a signal to the tool; nothing of it stays."""
+        processes = descendants(self.pid)
+        self.process.send_signal(number)
+        code = self.wait_exit()
+        wait_until(lambda: not any(is_alive(pid) for pid in processes), lambda: f"{processes} to end:\n{self.output()}")
+        return code
+
+    def assert_quiet(self):
+        """The helper has nothing to do and does nothing."""
+        process.assert_quiet(self.helper)
+
+    def close(self):
+        if self.process.poll() is None:
+            for pid in reversed(descendants(self.pid)):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.process.wait()
+
+
+def at_once(count, width, function):
+    """Runs function(number) for 0 … count-1, width at a time; raises the first error, with its number."""
+    numbers = iter(range(count))
+    lock = threading.Lock()
+    errors = []
+
+    def work():
+        while not errors:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                function(number)
+            except BaseException as error:
+                errors.append((number, error))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(width)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(4 * DEADLINE)
+        if thread.is_alive():
+            raise Overdue(f"clients did not end within {4 * DEADLINE:g} s")
+    if errors:
+        raise AssertionError(f"client {errors[0][0]}: {errors[0][1]!r}") from errors[0][1]
+
+
+def connect_plain(port, host="127.0.0.1"):
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.settimeout(DEADLINE)
+    sock.connect((host, port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Stream(sock)
+
+
+def temporary_directory(router):
+    return tempfile.mkdtemp(dir=str(router.root))
