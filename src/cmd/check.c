@@ -49,8 +49,8 @@ struct check {
 
 /* ---- what is said -------------------------------------------------------------------------------- */
 
-/* Does a character begin here that a terminal or a reader of lines would obey: a control character, C1 (U+0080 to U+009F) and
- * Unicode's line ends included? Its length then, else 0. */
+/* Does a character begin here that a terminal or a reader of lines would obey: a control character, C1
+ * (U+0080 to U+009F) and Unicode's line ends included? Its length then, else 0. */
 static size_t control_length(const char *bytes, size_t length)
 {
 	const unsigned char *byte = (const unsigned char *)bytes;

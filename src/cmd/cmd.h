@@ -10,6 +10,7 @@
 
 /* Each takes the arguments with its own name as argv[0], and returns the exit status. */
 int cmd_serve(int argc, char **argv);
+int cmd_expose(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 
 #endif

@@ -12,6 +12,8 @@
 #include "base/macros.h"
 #include "cmd/cmd.h"
 
+#define LINK_PREFIX "kaiso-"
+
 struct command {
 	const char *name;
 	int (*run)(int argc, char **argv);
@@ -20,11 +22,9 @@ struct command {
 
 static const struct command commands[] = {
 	{ "serve", cmd_serve, "run a router: many services on one port" },
+	{ "expose", cmd_expose, "offer one service of a kaiso on a plain port" },
 	{ "check", cmd_check, "find everything wrong in a services directory" },
 };
-
-/* Names that the program also goes by; the commands behind them are parts of later versions. */
-static const char *const link_names[] = { "kaiso-expose", "kaiso-inject", "kaiso-passfd" };
 
 static void print_usage(FILE *stream)
 {
@@ -45,12 +45,21 @@ static void print_usage(FILE *stream)
 	      stream);
 }
 
-static int run_named(const char *name, int argc, char **argv)
+static const struct command *find_command(const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 		if (strcmp(name, commands[i].name) == 0)
-			return commands[i].run(argc, argv);
+			return &commands[i];
 	}
+	return NULL;
+}
+
+static int run_named(const char *name, int argc, char **argv)
+{
+	const struct command *command = find_command(name);
+
+	if (command)
+		return command->run(argc, argv);
 	if (name[0] == '-')
 		fprintf(stderr, "kaiso: unknown option '%s'; options follow a command, see `kaiso --help`\n",
 			name);
@@ -59,9 +68,14 @@ static int run_named(const char *name, int argc, char **argv)
 	return EXIT_USAGE;
 }
 
-static int run_link(const char *name)
+/* "kaiso-NAME", a link to the program, is `kaiso NAME`. */
+static int run_link(const char *program, int argc, char **argv)
 {
-	fprintf(stderr, "kaiso: %s is not part of version %s\n", name, KAISO_VERSION);
+	const struct command *command = find_command(program + strlen(LINK_PREFIX));
+
+	if (command)
+		return command->run(argc, argv);
+	fprintf(stderr, "kaiso: %s is not part of version %s\n", program, KAISO_VERSION);
 	return EXIT_RUNTIME;
 }
 
@@ -69,10 +83,8 @@ static int run(int argc, char **argv)
 {
 	const char *program = argc > 0 ? basename(argv[0]) : "kaiso";
 
-	for (size_t i = 0; i < ARRAY_SIZE(link_names); i++) {
-		if (strcmp(program, link_names[i]) == 0)
-			return run_link(program);
-	}
+	if (strncmp(program, LINK_PREFIX, strlen(LINK_PREFIX)) == 0)
+		return run_link(program, argc, argv);
 	if (argc < 2) {
 		print_usage(stderr);
 		return EXIT_USAGE;
@@ -96,7 +108,8 @@ int main(int argc, char **argv)
 
 	fd_fill_standard_streams();
 	status = run(argc, argv);
-	/* Output that did not reach its reader (a full disk) is a failure. A reader that left early is not told. */
+	/* Output that did not reach its reader (a full disk) is a failure. A reader that left early is not
+	 * told. */
 	if (fflush(stdout) != 0 && status == 0) {
 		perror("kaiso: cannot write to standard output");
 		status = EXIT_RUNTIME;

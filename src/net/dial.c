@@ -164,8 +164,8 @@ static void dial_next_address(struct dial *dial)
 		dial_finish(dial, dial->last_error);
 }
 
-/* What became of the attempt: 0 or a negative errno. A port of our own range that nobody listens on can be connected
- * to itself (simultaneous open, RFC 9293 section 3.5); that is no service. */
+/* What became of the attempt: 0 or a negative errno. A port of our own range that nobody listens on can be
+ * connected to itself (simultaneous open, RFC 9293 section 3.5); that is no service. */
 static int dial_outcome(struct dial *dial)
 {
 	struct addr_ends ends;

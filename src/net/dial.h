@@ -29,10 +29,10 @@ int dial_unix(const char *path);
 int dial_unix_at(int socket_file_fd);
 
 /*
- * A connection that takes time. Storage is the caller's; it must stay where it is until on_done was
- * called or dial_cancel() was. on_done gets a descriptor, which is the callee's from then on, or a negative
- * errno: -ETIMEDOUT when the deadline passed or an address did not answer in its share of the time, else that of the
- * last address, or of the name's lookup.
+ * A connection that takes time. Storage is the caller's; it must stay where it is until on_done was called
+ * or dial_cancel() was. on_done gets a descriptor, which is the callee's from then on, or a negative errno:
+ * -ETIMEDOUT when the deadline passed or an address did not answer in its share of the time, else that of
+ * the last address, or of the name's lookup.
  */
 struct dial {
 	struct loop *loop;
@@ -54,14 +54,15 @@ struct dial {
 void dial_init(struct dial *dial, struct loop *loop, uint64_t deadline_ms,
 	       void (*on_done)(struct dial *, int));
 
-/* Addresses in turn, each with its share of the time left. on_done is called later, never from within. 0, or -EINVAL for no address.
- * count is at most RESOLVE_ADDRESSES_MAX. */
+/* Addresses in turn, each with its share of the time left. on_done is called later, never from within. 0,
+ * or -EINVAL for no address. count is at most RESOLVE_ADDRESSES_MAX. */
 int dial_start_addresses(struct dial *dial, const union addr *addresses, size_t count);
 
 /* A host name (terminated). 0, or -ENOMEM, also for no resolver. */
 int dial_start_host(struct dial *dial, struct resolver *resolver, const char *host, uint16_t port);
 
-/* Tries dial_unix(path) again and again while it says -EAGAIN. path is borrowed until the end. 0 or -ENOMEM. */
+/* Tries dial_unix(path) again and again while it says -EAGAIN. path is borrowed until the end. 0 or
+ * -ENOMEM. */
 int dial_start_unix_retry(struct dial *dial, const char *path);
 
 /* Gives up; on_done is not called. Harmless on one that is done. */

@@ -65,15 +65,16 @@ int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
 /*
- * Registers the watch for exactly these events (EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET, EPOLLEXCLUSIVE; errors and
- * hang-ups always come), or changes what it is registered for; 0 takes it out. No system call when nothing changes.
- * 0 or a negative errno (-ENOMEM, -ENOSPC: epoll_ctl(2)).
- * A watch must be taken out before its descriptor is closed when another descriptor
- * may share the open file (SCM_RIGHTS, fork): events would go on.
+ * Registers the watch for exactly these events (EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET, EPOLLEXCLUSIVE;
+ * errors and hang-ups always come), or changes what it is registered for; 0 takes it out. No system call
+ * when nothing changes. 0 or a negative errno (-ENOMEM, -ENOSPC: epoll_ctl(2)). A watch must be taken out
+ * before its descriptor is closed when another descriptor may share the open file (SCM_RIGHTS, fork):
+ * events would go on.
  */
 int loop_watch(struct loop *loop, struct loop_watch *watch, uint32_t events);
 
-/* Arms the timer for clock_now_ms() >= at_ms, or moves it. 0, or -ENOMEM (never for a timer that is armed). */
+/* Arms the timer for clock_now_ms() >= at_ms, or moves it. 0, or -ENOMEM (never for a timer that is
+ * armed). */
 int loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ms);
 void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
 

@@ -92,25 +92,27 @@ void relay_way_init(struct relay_way *way);
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
 
-/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). Before urgent bytes are read, the
- * caller sets SO_OOBINLINE (socket(7)) on the source, or they are lost. */
+/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). Before urgent
+ * bytes are read, the caller sets SO_OOBINLINE (socket(7)) on the source, or they are lost. */
 void relay_way_source_event(struct relay_way *way, uint32_t events);
 
 /* The sink's descriptor had events (EPOLLOUT, EPOLLHUP, EPOLLERR): it may take more. */
 void relay_way_sink_event(struct relay_way *way);
 
 /* Has bytes of the caller's own go to the sink before anything of the source; they are counted from below
- * zero, so that way->bytes ends as what the source sent. Before the first pump, once. False when out of memory. */
+ * zero, so that way->bytes ends as what the source sent. Before the first pump, once. False when out of
+ * memory. */
 bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length);
 
-/* The source was reset: its end of file, when it comes, is RELAY_SOURCE_LOST. For callers that know by other means, since
- * the kernel tells a reset only once, to whichever call comes first. */
+/* The source was reset: its end of file, when it comes, is RELAY_SOURCE_LOST. For callers that know by
+ * other means, since the kernel tells a reset only once, to whichever call comes first. */
 void relay_way_lose_source(struct relay_way *way);
 
 /* The sink takes nothing any more: drops what is held and counts the way as finished. */
 void relay_way_break(struct relay_way *way, struct relay_pool *pool);
 
-/* Moves what can be moved now, in at most RELAY_BUDGET steps. With RELAY_SPLICE and no pipe to be had it copies. */
+/* Moves what can be moved now, in at most RELAY_BUDGET steps. With RELAY_SPLICE and no pipe to be had it
+ * copies. */
 #define RELAY_BUDGET 16
 enum relay_outcome relay_way_pump(struct relay_way *way, int source_fd, int sink_fd, enum relay_mode mode,
 				  struct relay_pool *pool);

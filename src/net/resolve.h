@@ -19,8 +19,8 @@ struct resolver;
 struct resolve_query;
 
 /*
- * count addresses (1 to RESOLVE_ADDRESSES_MAX, valid during the call), or count 0 and a
- * negative errno: -ENOENT (no such name, or no address), -ETIMEDOUT, -EHOSTUNREACH (no name server answered), -ENOMEM.
+ * count addresses (1 to RESOLVE_ADDRESSES_MAX, valid during the call), or count 0 and a negative errno:
+ * -ENOENT (no such name, or no address), -ETIMEDOUT, -EHOSTUNREACH (no name server answered), -ENOMEM.
  */
 typedef void (*resolve_done)(void *context, int error, const union addr *addresses, size_t count);
 

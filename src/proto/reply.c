@@ -7,7 +7,9 @@
  */
 #include "proto/reply.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/macros.h"
 
@@ -51,6 +53,27 @@ static const char *reply_code_text(enum reply_code code)
 		return "the service leads back to itself";
 	}
 	return "no reason known";
+}
+
+int reply_parse(const char *line, size_t length, enum reply_code *code)
+{
+	size_t word_length;
+	const char *blank;
+
+	if (length == 1 && line[0] == '+')
+		return 0;
+	if (length < 2 || line[0] != '-')
+		return -EINVAL;
+	blank = memchr(line + 1, ' ', length - 1);
+	word_length = blank ? (size_t)(blank - line - 1) : length - 1;
+	*code = REPLY_UNAVAILABLE;
+	for (unsigned i = 0; i <= REPLY_LOOP; i++) {
+		const char *name = reply_code_name((enum reply_code)i);
+
+		if (strlen(name) == word_length && memcmp(name, line + 1, word_length) == 0)
+			*code = (enum reply_code)i;
+	}
+	return 1;
 }
 
 size_t reply_format_error(char *line, size_t size, enum reply_code code)

@@ -25,6 +25,10 @@ enum reply_code {
 /* The protocol's word for a code. Static. */
 const char *reply_code_name(enum reply_code code);
 
+/* What a line, without its terminator, answers to ".kaiso/open": 0 for "+", 1 for "-CODE TEXT" with *code
+ * set (a code that this version does not know is REPLY_UNAVAILABLE), -EINVAL for anything else. */
+int reply_parse(const char *line, size_t length, enum reply_code *code);
+
 /* Writes "-CODE TEXT\r\n", terminated, of at most size bytes; returns its length without the
  * terminator. REPLY_LINE_MAX is always enough. */
 size_t reply_format_error(char *line, size_t size, enum reply_code code);

@@ -26,6 +26,7 @@
 #include "net/dial.h"
 #include "proto/path.h"
 #include "router/description_file.h"
+#include "router/options.h"
 
 #define SETTLED_AFTER_SECONDS 2
 
@@ -95,7 +96,7 @@ static struct service *catalog_recall(struct catalog *catalog, uint64_t hash, co
 	return service;
 }
 
-static void service_ref(struct service *service)
+void service_ref(struct service *service)
 {
 	if (service->references++ == 0 && !list_is_empty(&service->unused)) {
 		list_remove(&service->unused);
@@ -143,7 +144,7 @@ static const char *text_put_path(char **cursor, const char *services, const char
 {
 	const char *start = *cursor;
 
-	if (rest[0] != '/') {
+	if (rest[0] != '/' && services[0] != '\0') {
 		text_put(cursor, services, strlen(services));
 		(*cursor)[-1] = '/';
 	}
@@ -192,6 +193,21 @@ static struct service *service_new(struct catalog *catalog, enum service_kind ki
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length)
 {
 	return service_new(catalog, SERVICE_UNKNOWN, path, length, NULL);
+}
+
+struct service *catalog_exposed(struct catalog *catalog, const struct router_exposure *exposure,
+				const char *remote)
+{
+	const struct description description = {
+		.kind = DESCRIPTION_KAISO,
+		.target = { exposure->target, strlen(exposure->target) },
+		.host = { exposure->host, strlen(exposure->host) },
+		.port = exposure->port,
+		.service = { remote, strlen(remote) },
+		.socket = { exposure->unix_path, strlen(exposure->unix_path) },
+	};
+
+	return service_new(catalog, SERVICE_KAISO, remote, strlen(remote), &description);
 }
 
 /* ---- descriptions --------------------------------------------------------------------------------- */
@@ -272,8 +288,8 @@ static bool service_says(const struct service *known, const struct description *
 	       memcmp(known->target, description->target.start, description->target.length) == 0;
 }
 
-/* The service of a description that was just read: the one that is remembered when it says the same (its receiver
- * may have a connection to keep), else a new one in its place. */
+/* The service of a description that was just read: the one that is remembered when it says the same (its
+ * receiver may have a connection to keep), else a new one in its place. */
 static int catalog_found_description(struct catalog *catalog, struct service *known, const char *path,
 				     size_t length, const struct description *description,
 				     struct service **service)
@@ -370,7 +386,8 @@ static int catalog_found_socket(struct catalog *catalog, struct service *known, 
 	return 0;
 }
 
-/* The slower look, for what is no socket that answers: opens the path, then connects or reads what was opened. */
+/* The slower look, for what is no socket that answers: opens the path, then connects or reads what was
+ * opened. */
 static int catalog_inspect(struct catalog *catalog, struct service *known, const char *path, size_t length,
 			   struct service **service, int *connection, struct description_error *error)
 {
@@ -392,8 +409,8 @@ static int catalog_inspect(struct catalog *catalog, struct service *known, const
 	return errno_means_absent(r) ? -ENOENT : r;
 }
 
-/* Only a name that is not there says that there are no options: what cannot be looked at might hold some. Where looking is
- * not permitted, neither is going on to what lies below. */
+/* Only a name that is not there says that there are no options: what cannot be looked at might hold some.
+ * Where looking is not permitted, neither is going on to what lies below. */
 static bool file_may_exist(int directory_fd, const char *path)
 {
 	struct stat status;
@@ -402,7 +419,8 @@ static bool file_may_exist(int directory_fd, const char *path)
 	       (errno != ENOENT && errno != ENOTDIR && errno != EACCES);
 }
 
-/* Takes the first component from *path and opens that directory: a descriptor, or -1 when there is none, or none of that name. */
+/* Takes the first component from *path and opens that directory: a descriptor, or -1 when there is none, or
+ * none of that name. */
 static int open_component(int directory_fd, const char **path, size_t *length)
 {
 	const char *slash = memchr(*path, '/', *length);
@@ -418,9 +436,9 @@ static int open_component(int directory_fd, const char **path, size_t *length)
 	return openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* Is there a ".kaiso" in the services directory, or in one of those on the way to path? It may say who must not enter, so
- * what lies below is refused rather than opened to everybody. Directory by directory, since a whole path for each of
- * many would cost their square. */
+/* Is there a ".kaiso" in the services directory, or in one of those on the way to path? It may say who must
+ * not enter, so what lies below is refused rather than opened to everybody. Directory by directory, since a
+ * whole path for each of many would cost their square. */
 static bool catalog_has_directory_options(struct catalog *catalog, const char *path, size_t length)
 {
 	CLEANUP_CLOSE int directory = -1;

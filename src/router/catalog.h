@@ -43,7 +43,8 @@ struct service_stamp {
 	struct timespec changed;
 };
 
-/* Immutable but for its place in memory, its stamp, its receiver and its turn. The texts live as long as the service. */
+/* Immutable but for its place in memory, its stamp, its receiver and its turn. The texts live as long as
+ * the service. */
 struct service {
 	struct catalog *catalog;
 	struct service *next; /* in its bucket */
@@ -59,6 +60,7 @@ struct service {
 	uint64_t hash;       /* of the path */
 	struct service_stamp stamp;
 	struct receiver receiver; /* PASSFD */
+	uint64_t plain_until_ms;  /* KAISO, exposed: it did not know ".kaiso/open"; not asked again before */
 	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
 	size_t path_length;
 	const char *path;        /* as the client says it; all texts are terminated */
@@ -97,7 +99,15 @@ void catalog_deinit(struct catalog *catalog);
 int catalog_open(struct catalog *catalog, const char *path, size_t length, struct service **service,
 		 int *connection, struct description_error *error);
 
-/* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out of memory. */
+struct router_exposure;
+
+/* A SERVICE_KAISO with one reference, which stands in no directory: a service of the kaiso that is exposed.
+ * NULL when out of memory. */
+struct service *catalog_exposed(struct catalog *catalog, const struct router_exposure *exposure,
+				const char *remote);
+
+/* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out
+ * of memory. */
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length);
 
 /* "unix", "tcp", "kaiso", "passfd", or NULL for SERVICE_UNKNOWN. Static. */
@@ -105,6 +115,9 @@ const char *service_kind_name(enum service_kind kind);
 
 /* service->hash of a path. */
 uint64_t catalog_path_hash(const char *path, size_t length);
+
+/* One reference more. */
+void service_ref(struct service *service);
 
 /* Gives a reference back; NULL is allowed. */
 void service_unref(struct service *service);

@@ -1,10 +1,11 @@
 /*
- * Which of the router's own connections lead where: so that a chain that comes
- * back to this router is recognised, and one that asks for the same service again is ended.
+ * Which of the router's own connections lead where: so that a chain that comes back to this router is
+ * recognised, and one that asks for the same service again is ended.
  *
- * A session that leads to a TCP target is entered with both ends of its backend connection. A client's connection
- * that has the same two ends, seen from the other side, is this router's own. One end would not do: the kernel gives the same
- * local port to connections that go to different places. Shared by all threads; thread safe.
+ * A session that leads to a TCP target is entered with both ends of its backend connection. A client's
+ * connection that has the same two ends, seen from the other side, is this router's own. One end would not
+ * do: the kernel gives the same local port to connections that go to different places. Shared by all
+ * threads; thread safe.
  */
 #ifndef KAISO_ROUTER_CHAINS_H
 #define KAISO_ROUTER_CHAINS_H
@@ -31,8 +32,8 @@ void chains_init(struct chains *chains);
 /* No chain may be left. */
 void chains_deinit(struct chains *chains);
 
-/* Enters a session: the ends of its backend's and of its client's connection, and the hash of its service's path.
- * NULL when out of memory: then a loop through it goes unseen, up to the limits. */
+/* Enters a session: the ends of its backend's and of its client's connection, and the hash of its service's
+ * path. NULL when out of memory: then a loop through it goes unseen, up to the limits. */
 struct chain *chains_add(struct chains *chains, const struct addr_ends *backend,
 			 const struct addr_ends *client, uint64_t service_hash);
 

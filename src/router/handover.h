@@ -40,7 +40,8 @@ struct receiver {
 void receiver_init(struct receiver *receiver, struct loop *loop);
 void receiver_deinit(struct receiver *receiver);
 
-/* Lets go of a connection that was made to another socket file than the one that lies there now (NULL: none). */
+/* Lets go of a connection that was made to another socket file than the one that lies there now (NULL:
+ * none). */
 void receiver_check(struct receiver *receiver, const struct stat *socket_file);
 
 static inline bool receiver_is_lasting(const struct receiver *receiver)
@@ -48,24 +49,25 @@ static inline bool receiver_is_lasting(const struct receiver *receiver)
 	return receiver->state == RECEIVER_LASTING;
 }
 
-/* Lets go of a lasting connection whose queue stays full: what is in it stays the receiver's, and the next client finds out by a
- * connection of its own whether anybody else accepts there. */
+/* Lets go of a lasting connection whose queue stays full: what is in it stays the receiver's, and the next
+ * client finds out by a connection of its own whether anybody else accepts there. */
 void receiver_give_up(struct receiver *receiver);
 
 /* Would receiver_send() say -EAGAIN? For those who have to say something to the client first. */
 bool receiver_is_full(const struct receiver *receiver);
 
 /*
- * Sends a client over the lasting connection. client_fd is kept, and must not be watched any more. 0; -EAGAIN:
- * its queue is full, try again soon; -EPIPE: it is gone, and this receiver is RECEIVER_UNKNOWN
+ * Sends a client over the lasting connection. client_fd is kept, and must not be watched any more. 0;
+ * -EAGAIN: its queue is full, try again soon; -EPIPE: it is gone, and this receiver is RECEIVER_UNKNOWN
  * now: connect anew; another negative errno.
  */
 int receiver_send(struct receiver *receiver, int client_fd);
 
 /*
- * Sends a client over a connection just made. On success the connection is consumed: kept when the receiver may
- * turn out to be a lasting one, else closed. Otherwise a negative errno as above, the connection still the caller's.
- * socket_file: what lay at the path right before it was connected; NULL when that is not known: then it is not kept.
+ * Sends a client over a connection just made. On success the connection is consumed: kept when the receiver
+ * may turn out to be a lasting one, else closed. Otherwise a negative errno as above, the connection still
+ * the caller's. socket_file: what lay at the path right before it was connected; NULL when that is not
+ * known: then it is not kept.
  */
 int receiver_send_first_take(struct receiver *receiver, int connection_fd, int client_fd,
 			     const struct stat *socket_file);

@@ -287,7 +287,8 @@ static int draft_visit(const struct listing_entry *entry, void *context)
 	return 0;
 }
 
-/* Walks and writes the list that all wishes of a batch ask for. On success *text is a draft, the caller's to publish. */
+/* Walks and writes the list that all wishes of a batch ask for. On success *text is a draft, the caller's
+ * to publish. */
 static int lister_write(struct lister *lister, const struct list *batch, struct lister_text **text)
 {
 	const struct lister_wish *wish = CONTAINER_OF(batch->next, struct lister_wish, link);

@@ -40,11 +40,11 @@ void lister_text_unref(struct lister_text *text);
 struct lister;
 
 /*
- * One wish for a list, in the caller's storage, untouched by the caller until it is done, save is_cancelled.
- * on_done() is called on the LISTER's thread, once, and must only hand the wish back to its loop;
- * then result says: 0 with text set (one reference, the wisher's); else text is NULL: -ENOENT (no
- * such directory), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of listing_walk().
- * The wish belongs to the wisher again once on_done() was called.
+ * One wish for a list, in the caller's storage, untouched by the caller until it is done, save
+ * is_cancelled. on_done() is called on the LISTER's thread, once, and must only hand the wish back to its
+ * loop; then result says: 0 with text set (one reference, the wisher's); else text is NULL: -ENOENT (no
+ * such directory), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of
+ * listing_walk(). The wish belongs to the wisher again once on_done() was called.
  */
 struct lister_wish {
 	struct list link;

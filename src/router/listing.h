@@ -14,8 +14,9 @@
  * has no bound but the length of a path (PATH_LENGTH_MAX). */
 #define LISTING_ENTRIES_MAX 1000000
 
-/* How often one walk enters the same directory through links that stand below another link: a bound for directories that link
- * to each other crosswise. Links that stand in the services directory itself, or in plain directories below it, are all followed. */
+/* How often one walk enters the same directory through links that stand below another link: a bound for
+ * directories that link to each other crosswise. Links that stand in the services directory itself, or in
+ * plain directories below it, are all followed. */
 #define LISTING_LINKS_MAX 16
 
 /* Directories that one walk keeps open while it is in deeper ones; beyond, they are closed, and
@@ -53,15 +54,15 @@ struct listing_entry {
 typedef int (*listing_visit)(const struct listing_entry *entry, void *context);
 
 /*
- * Walks what lies below directory ("" for all; a path that path_check() accepts) of the services
- * directory. Linked directories are followed unless the walk is inside them already (device and
- * inode), within LISTING_LINKS_MAX. "Inside" counts from the services directory, so that the list of a directory is that part
- * of the whole list; a directory that the whole list would not show (a circle leads there) is -ENOENT. What vanishes during the walk
- * is passed over in silence.
+ * Walks what lies below directory ("" for all; a path that path_check() accepts) of the services directory.
+ * Linked directories are followed unless the walk is inside them already (device and inode), within
+ * LISTING_LINKS_MAX. "Inside" counts from the services directory, so that the list of a directory is that
+ * part of the whole list; a directory that the whole list would not show (a circle leads there) is -ENOENT.
+ * What vanishes during the walk is passed over in silence.
  *
- * Blocks on the file system. 0; -ENOENT or -ENOTDIR when there is no such directory, another negative
- * errno when it cannot be read; -EMFILE, -ENFILE or -ENOMEM when the process ran out of something, at
- * whatever point, for a list with holes in it would pass for the whole; or what visit returned.
+ * Blocks on the file system. 0; -ENOENT or -ENOTDIR when there is no such directory, another negative errno
+ * when it cannot be read; -EMFILE, -ENFILE or -ENOMEM when the process ran out of something, at whatever
+ * point, for a list with holes in it would pass for the whole; or what visit returned.
  */
 int listing_walk(const char *services, const char *directory, size_t directory_length, listing_visit visit,
 		 void *context);

@@ -9,9 +9,20 @@
 
 #include "net/relay.h"
 
+/* For `kaiso expose`: clients say nothing, each listener leads to one service of another kaiso. All
+ * borrowed. */
+struct router_exposure {
+	const char *host;      /* of that kaiso: a name or a numeric address; "" when it is reached by */
+	const char *unix_path; /* a UNIX socket; else "" */
+	uint16_t port;
+	const char *target;          /* its address for logs */
+	const char *const *services; /* one for each listener, in their order; "" or "DIR/" for a list */
+};
+
 /* Times are in milliseconds, 0 for no limit. */
 struct router_options {
-	const char *services; /* the services directory; borrowed */
+	const char *services; /* the services directory; borrowed. NULL: nothing is routed, only exposed */
+	const struct router_exposure *exposure; /* NULL: clients say what they want */
 	unsigned threads;
 	bool has_verbs;
 	enum relay_mode relay_up;   /* from TCP clients towards their service */

@@ -1,5 +1,5 @@
 /*
- * Three tables, as switches so that the compiler asks for what a new reason lacks.
+ * Four tables, as switches so that the compiler asks for what a new reason lacks.
  */
 #include "router/reason.h"
 
@@ -101,4 +101,25 @@ enum session_reason session_reason_from_errno(int error)
 	default:
 		return SESSION_UNAVAILABLE;
 	}
+}
+
+enum session_reason session_reason_from_reply(enum reply_code code)
+{
+	switch (code) {
+	case REPLY_NOT_FOUND:
+		return SESSION_NOT_FOUND;
+	case REPLY_DENIED:
+		return SESSION_DENIED;
+	case REPLY_UNAVAILABLE:
+		return SESSION_UNAVAILABLE;
+	case REPLY_TIMEOUT:
+		return SESSION_CONNECT_TIMEOUT;
+	case REPLY_LIMIT:
+		return SESSION_LIMIT;
+	case REPLY_INVALID:
+		return SESSION_INVALID;
+	case REPLY_LOOP:
+		return SESSION_LOOP;
+	}
+	return SESSION_UNAVAILABLE;
 }

@@ -35,6 +35,9 @@ const char *session_reason_name(enum session_reason reason);
 /* What it is to a client that asked for a verdict. */
 enum reply_code session_reason_reply(enum session_reason reason);
 
+/* What another router answered, as a reason of ours. */
+enum session_reason session_reason_from_reply(enum reply_code code);
+
 /* Of a negative errno that a look-up or a connection attempt gave. */
 enum session_reason session_reason_from_errno(int error);
 

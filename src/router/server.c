@@ -172,9 +172,11 @@ static int server_init(struct server *server, const struct router_options *optio
 	r = server_take_signals(server);
 	if (r < 0)
 		return r;
-	server->shared.lister = lister_new(options->services);
-	if (!server->shared.lister)
-		return -errno;
+	if (options->services) {
+		server->shared.lister = lister_new(options->services);
+		if (!server->shared.lister)
+			return -errno;
+	}
 	r = server_make_workers(server);
 	return r < 0 ? r : server_start_threads(server);
 }
@@ -215,6 +217,8 @@ static void server_log_ready(const struct server *server)
 	log_begin(&line, LOG_LEVEL_INFO, "ready");
 	log_add_list(&line, "listen", addresses, listeners->count);
 	log_add_string(&line, "services", server->shared.options->services);
+	if (server->shared.options->exposure)
+		log_add_string(&line, "kaiso", server->shared.options->exposure->target);
 	log_add_number(&line, "threads", server->count);
 	log_add_number(&line, "max-sessions", server->shared.options->max_sessions);
 	log_add_string(&line, "version", KAISO_VERSION);

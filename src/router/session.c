@@ -37,6 +37,8 @@
 #define RESET_WAIT_MS 10           /* the first wait for a client's unsent bytes; it doubles up to */
 #define RESET_WAIT_SHIFT_MAX 7     /* 1.3 s in all */
 #define LIST_RATE_MIN (16u << 10)  /* bytes a second in which a list has to be taken */
+#define VERDICT_WORD ".kaiso/open "
+#define VERDICT_ASK_AGAIN_MS 60000 /* for a router that did not know the word: it may be replaced */
 #define STEP_BUDGET 32
 #define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
 #define DISCARD_MAX (256u << 10)
@@ -62,6 +64,7 @@ struct session_reply {
 static enum step on_request(struct session *session);
 static enum step on_reply(struct session *session);
 static enum step on_lookup(struct session *session, const char *path, size_t length);
+static enum step on_verdict(struct session *session);
 static enum step on_handover(struct session *session);
 static enum step on_relay(struct session *session);
 static enum step session_refuse(struct session *session, enum session_reason reason);
@@ -80,6 +83,8 @@ static enum step session_step(struct session *session)
 		return on_request(session);
 	case SESSION_REPLY:
 		return on_reply(session);
+	case SESSION_VERDICT:
+		return on_verdict(session);
 	case SESSION_HANDOVER:
 		return on_handover(session);
 	case SESSION_RELAY:
@@ -99,6 +104,8 @@ static void session_interest(const struct session *session, uint32_t *client, ui
 	*backend = 0;
 	if (session->is_detached)
 		*client = 0;
+	if (session->state == SESSION_VERDICT)
+		*backend = BACKEND_EVENTS;
 	if (session->state == SESSION_RELAY)
 		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
 }
@@ -124,6 +131,13 @@ static void session_run(struct session *session)
 		session_end(session, SESSION_NO_MEMORY);
 }
 
+/* The session's end, as a state's last step. */
+static enum step session_over(struct session *session, enum session_reason reason)
+{
+	session_end(session, reason);
+	return STEP_WAIT;
+}
+
 /* ---- REQUEST --------------------------------------------------------------------------------------- */
 
 static enum step session_take_request(struct session *session, const struct request *request);
@@ -136,7 +150,7 @@ static enum step session_set_deadline(struct session *session, uint64_t timeout_
 	if (timeout_ms == 0)
 		loop_timer_cancel(loop, &session->timer);
 	else if (loop_timer_set(loop, &session->timer, loop->now_ms + timeout_ms) != 0)
-		session_end(session, SESSION_NO_MEMORY);
+		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_WAIT;
 }
 
@@ -227,7 +241,8 @@ static enum step session_take_request(struct session *session, const struct requ
 
 /* ---- REPLY ----------------------------------------------------------------------------------------- */
 
-/* The lister is done with it: another list may be made. Texts that wait for slow readers are bounded by the lister. */
+/* The lister is done with it: another list may be made. Texts that wait for slow readers are bounded by the
+ * lister. */
 static void reply_give_place(struct session_reply *reply)
 {
 	if (reply->is_list)
@@ -278,10 +293,8 @@ static enum step session_answer(struct session *session, const char *bytes, size
 {
 	struct session_reply *reply = reply_new(session, bytes, length);
 
-	if (!reply) {
-		session_end(session, SESSION_NO_MEMORY);
-		return STEP_WAIT;
-	}
+	if (!reply)
+		return session_over(session, SESSION_NO_MEMORY);
 	reply->bytes = reply->storage;
 	reply->length = length;
 	return session_enter_reply(session, reply);
@@ -315,7 +328,8 @@ static enum step session_want_list(struct session *session, const struct request
 	return session_enter_reply(session, reply);
 }
 
-/* A client has so long for the whole of a list: a slow one gets it, one that drips does not hold its text for ever. */
+/* A client has so long for the whole of a list: a slow one gets it, one that drips does not hold its text
+ * for ever. */
 static void session_set_list_deadline(struct session *session, size_t length)
 {
 	uint64_t timeout_ms = session->worker->shared->options->request_timeout_ms;
@@ -358,10 +372,8 @@ void session_wish_done(struct lister_wish *wish)
 static enum step session_leave_reply(struct session *session)
 {
 	reply_drop(STEAL_PTR(session->reply));
-	if (session->refusal) {
-		session_end(session, (enum session_reason)session->refusal);
-		return STEP_WAIT;
-	}
+	if (session->refusal)
+		return session_over(session, (enum session_reason)session->refusal);
 	session_enter(session, SESSION_REQUEST);
 	session->up.is_readable = true;
 	session_set_deadline(session, session->worker->shared->options->request_timeout_ms);
@@ -383,10 +395,8 @@ static enum step on_reply(struct session *session)
 		session->down.is_blocked = true;
 		return STEP_WAIT;
 	}
-	if (sent < 0) {
-		session_end(session, SESSION_CLIENT_RESET);
-		return STEP_WAIT;
-	}
+	if (sent < 0)
+		return session_over(session, SESSION_CLIENT_RESET);
 	reply->sent += (size_t)sent;
 	if (reply->sent == reply->length)
 		return session_leave_reply(session);
@@ -407,8 +417,8 @@ static enum step session_fail(struct session *session, int error)
 			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
 }
 
-/* Is the client of a UNIX listener this very process? It has no address that would tell which session of ours it belongs to, so
- * such a chain is refused at its first turn. */
+/* Is the client of a UNIX listener this very process? It has no address that would tell which session of
+ * ours it belongs to, so such a chain is refused at its first turn. */
 static bool session_is_own_unix_client(const struct session *session)
 {
 	struct ucred peer;
@@ -469,6 +479,9 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 
 static void session_on_dialled(struct dial *dial, int result);
 static enum step session_enter_relay(struct session *session);
+static enum step session_ask_plainly(struct session *session);
+static bool session_asks_for_verdict(const struct session *session);
+static enum step session_enter_verdict(struct session *session);
 
 static uint64_t deadline_from(const struct worker *worker, uint64_t timeout_ms)
 {
@@ -530,10 +543,13 @@ static enum step session_retry_unix(struct session *session)
 
 static enum step session_dial_host(struct session *session)
 {
-	struct dial *dial = session_enter_dial(session);
+	struct dial *dial;
 	struct service *service = session->service;
 	int r;
 
+	if (service->host[0] == '\0')
+		return session_retry_unix(session);
+	dial = session_enter_dial(session);
 	if (!dial)
 		return STEP_NEXT;
 	if (service->address.sa.sa_family != AF_UNSPEC)
@@ -583,8 +599,11 @@ static enum step session_dialled(struct session *session, int fd)
 	session->backend.fd = fd;
 	if (session->service->kind == SERVICE_PASSFD)
 		return session_enter_handover(session);
+	if (session_asks_for_verdict(session))
+		return session_enter_verdict(session);
 	session->chain = NULL;
-	if (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO)
+	if (!session->is_exposed &&
+	    (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO))
 		session->chain = session_enter_chain(session);
 	return session_enter_relay(session);
 }
@@ -599,6 +618,89 @@ static void session_on_dialled(struct dial *dial, int result)
 	else
 		session_fail(session, result);
 	session_run(session);
+}
+
+/* ---- VERDICT --------------------------------------------------------------------------------------- */
+
+/* A list, or a path that leaves no room for the word, is asked for as ever; so is everything of a router that
+ * closed the connection on the word a short time ago. */
+static bool session_asks_for_verdict(const struct session *session)
+{
+	const struct service *service = session->service;
+
+	return session->is_exposed && service->path_length > 0 &&
+	       service->path_length <= REQUEST_LINE_MAX - strlen(VERDICT_WORD "\r\n") &&
+	       service->path[service->path_length - 1] != '/' &&
+	       session->worker->loop.now_ms >= service->plain_until_ms;
+}
+
+static enum step session_enter_verdict(struct session *session)
+{
+	char line[REQUEST_LINE_MAX + 1];
+	int length = snprintf(line, sizeof(line), VERDICT_WORD "%s\r\n", session->service->remote);
+
+	session_enter(session, SESSION_VERDICT);
+	/* Into the empty buffer of a new connection: it fits, or the connection is broken. */
+	if (send(session->backend.fd, line, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length)
+		return session_ask_plainly(session);
+	session_set_deadline(session, session->worker->shared->options->connect_timeout_ms);
+	return STEP_NEXT;
+}
+
+/* The router closed the connection on a word that it does not know: again, without. */
+static enum step session_ask_plainly(struct session *session)
+{
+	struct loop *loop = &session->worker->loop;
+
+	session->service->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
+	loop_timer_cancel(loop, &session->timer);
+	loop_watch(loop, &session->backend, 0);
+	close(STEAL_FD(session->backend.fd));
+	relay_way_init(&session->down);
+	session->is_backend_gone = false;
+	return session_dial_host(session);
+}
+
+static enum step session_take_verdict(struct session *session, const char *line, size_t length)
+{
+	enum reply_code code;
+
+	switch (reply_parse(line, length, &code)) {
+	case 0:
+		loop_timer_cancel(&session->worker->loop, &session->timer);
+		session->chain = NULL;
+		session->has_verdict = true;
+		return session_enter_relay(session);
+	case 1:
+		return session_refuse(session, session_reason_from_reply(code));
+	default:
+		return session_fail(session, -EPROTO);
+	}
+}
+
+/* Exactly the verdict's line is taken, for the service may have spoken already. */
+static enum step on_verdict(struct session *session)
+{
+	char line[REPLY_LINE_MAX];
+	ssize_t peeked = recv(session->backend.fd, line, sizeof(line), MSG_PEEK | MSG_DONTWAIT);
+	const char *end = peeked > 0 ? memchr(line, '\n', (size_t)peeked) : NULL;
+	size_t length;
+
+	if (session->is_client_lost)
+		return session_refuse(session, SESSION_CLIENT_RESET);
+	if (peeked < 0 && (errno == EAGAIN || errno == EINTR))
+		return errno == EINTR ? STEP_NEXT : STEP_WAIT;
+	if (peeked <= 0)
+		return session_ask_plainly(session);
+	if (!end && peeked < (ssize_t)sizeof(line) && !session->down.has_hung_up)
+		return STEP_WAIT;
+	if (!end)
+		return session_fail(session, -EPROTO);
+	length = (size_t)(end - line);
+	if (recv(session->backend.fd, line, length + 1, MSG_DONTWAIT) != (ssize_t)length + 1)
+		return session_fail(session, -EPROTO);
+	return session_take_verdict(session, line,
+				    length > 0 && line[length - 1] == '\r' ? length - 1 : length);
 }
 
 /* ---- HANDOVER -------------------------------------------------------------------------------------- */
@@ -637,8 +739,8 @@ static bool session_take_turn(struct session *session)
 	return session->has_turn;
 }
 
-/* Sees to it that there is a connection to the receiver: its lasting one, or the session's own. *socket_file is
- * what was connected, and NULL when that was at another time. 0 or a negative errno. */
+/* Sees to it that there is a connection to the receiver: its lasting one, or the session's own.
+ * *socket_file is what was connected, and NULL when that was at another time. 0 or a negative errno. */
 static int session_reach_receiver(struct session *session, struct stat *found,
 				  const struct stat **socket_file)
 {
@@ -673,8 +775,7 @@ static enum step session_tell_opened(struct session *session)
 	session->wants_verdict = false;
 	if (sent == (ssize_t)strlen(REPLY_OPENED))
 		return STEP_NEXT;
-	session_end(session, SESSION_CLIENT_RESET);
-	return STEP_WAIT;
+	return session_over(session, SESSION_CLIENT_RESET);
 }
 
 /* Sends the client's socket, as accept() would have given it: blocking, and in no epoll of ours. */
@@ -715,8 +816,7 @@ static enum step session_hand_over(struct session *session, const struct stat *s
 		return STEP_NEXT; /* the lasting one has gone: connect anew */
 	if (r < 0)
 		return session_fail(session, r);
-	session_end(session, SESSION_HANDED_OVER);
-	return STEP_WAIT;
+	return session_over(session, SESSION_HANDED_OVER);
 }
 
 /* Once a receiver is connected it gets its client, even one that was reset meanwhile, as accept() gives such
@@ -727,10 +827,8 @@ static enum step on_handover(struct session *session)
 	struct stat found;
 	int r;
 
-	if (session->is_client_lost && session->backend.fd < 0) {
-		session_end(session, SESSION_CLIENT_RESET);
-		return STEP_WAIT;
-	}
+	if (session->is_client_lost && session->backend.fd < 0)
+		return session_over(session, SESSION_CLIENT_RESET);
 	if (session->down.is_blocked)
 		return STEP_WAIT;
 	if (session->service->knock_port && !session_take_turn(session))
@@ -764,7 +862,7 @@ static bool session_preload(struct session *session)
 
 	if (session->wants_verdict && !relay_way_preload(&session->down, REPLY_OPENED, strlen(REPLY_OPENED)))
 		return false;
-	if (service->kind != SERVICE_KAISO)
+	if (service->kind != SERVICE_KAISO || session->has_verdict)
 		return true;
 	length = snprintf(line, sizeof(line), "%s\r\n", service->remote);
 	return relay_way_preload(&session->up, line, (size_t)length);
@@ -774,15 +872,13 @@ static enum step session_enter_relay(struct session *session)
 {
 	session_enter(session, SESSION_RELAY);
 	session->up.is_readable = true;
-	if (!session_preload(session)) {
-		session_end(session, SESSION_NO_MEMORY);
-		return STEP_WAIT;
-	}
+	if (!session_preload(session))
+		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_NEXT;
 }
 
-/* The service was reset, and so will be the client; but a reset drops what the kernel has not sent yet, and that is what
- * the service said before. So it gets some time to leave. */
+/* The service was reset, and so will be the client; but a reset drops what the kernel has not sent yet, and
+ * that is what the service said before. So it gets some time to leave. */
 static enum step session_reset_client(struct session *session)
 {
 	int unsent = 0;
@@ -791,8 +887,7 @@ static enum step session_reset_client(struct session *session)
 	if (session->retry_shift < RESET_WAIT_SHIFT_MAX &&
 	    ioctl(session->client.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0)
 		return session_set_deadline(session, RESET_WAIT_MS << session->retry_shift++);
-	session_end(session, SESSION_SERVICE_RESET);
-	return STEP_WAIT;
+	return session_over(session, SESSION_SERVICE_RESET);
 }
 
 /* Moves one direction; false when the session has ended over it, or is about to. */
@@ -841,10 +936,8 @@ static enum step on_relay(struct session *session)
 	/* From a client that was reset the service still gets what it had sent before. */
 	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, options->relay_up))
 		return STEP_WAIT;
-	if (session->is_client_lost) {
-		session_end(session, SESSION_CLIENT_RESET);
-		return STEP_WAIT;
-	}
+	if (session->is_client_lost)
+		return session_over(session, SESSION_CLIENT_RESET);
 	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd,
 			  options->relay_down))
 		return STEP_WAIT;
@@ -852,8 +945,7 @@ static enum step on_relay(struct session *session)
 	if (session->down.eof_sent && (session->up.eof_sent || session->is_backend_gone)) {
 		if (session->up.is_broken || session->up.held_bytes || session->down.is_source_lost)
 			return session_reset_client(session);
-		session_end(session, SESSION_DONE);
-		return STEP_WAIT;
+		return session_over(session, SESSION_DONE);
 	}
 	if (options->idle_timeout_ms)
 		session_set_deadline(session, options->idle_timeout_ms);
@@ -919,6 +1011,7 @@ static void session_release(struct session *session)
 		break;
 	case SESSION_REQUEST:
 	case SESSION_LOOKUP:
+	case SESSION_VERDICT:
 	case SESSION_HANDOVER:
 	case SESSION_ENDED:
 		break;
@@ -948,10 +1041,8 @@ static enum step session_refuse(struct session *session, enum session_reason rea
 {
 	char line[REPLY_LINE_MAX];
 
-	if (!session->wants_verdict) {
-		session_end(session, reason);
-		return STEP_WAIT;
-	}
+	if (!session->wants_verdict)
+		return session_over(session, reason);
 	session->wants_verdict = false;
 	session_release(session);
 	session->refusal = reason;
@@ -977,7 +1068,8 @@ static void session_free(struct session *session)
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
-/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole and in order. */
+/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
+ * and in order. */
 static void socket_take_urgent_inline(int fd)
 {
 	static const int on = 1;
@@ -1030,6 +1122,9 @@ static void session_on_timer(struct loop_timer *timer)
 	case SESSION_REPLY:
 		session_end(session, SESSION_REQUEST_TIMEOUT);
 		break;
+	case SESSION_VERDICT:
+		session_fail(session, -ETIMEDOUT);
+		break;
 	case SESSION_RELAY:
 		if (session->is_resetting)
 			session_reset_client(session);
@@ -1065,7 +1160,16 @@ void session_drain(struct session *session)
 		session_end(session, SESSION_SHUTDOWN);
 }
 
-int session_new_take(struct worker *worker, int client_fd, const union addr *peer)
+/* No request to wait for: the listener knows the service. */
+static void session_begin_exposed(struct session *session, struct service *exposed)
+{
+	service_ref(exposed);
+	session->service = exposed;
+	session->is_exposed = true;
+	session_dial_host(session);
+}
+
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed)
 {
 	struct session *session = calloc(1, sizeof(*session));
 
@@ -1082,7 +1186,10 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 	relay_way_init(&session->down);
 	list_append(&worker->sessions, &session->link);
 	session_enter(session, SESSION_REQUEST);
-	session_set_deadline(session, worker->shared->options->request_timeout_ms);
+	if (exposed)
+		session_begin_exposed(session, exposed);
+	else
+		session_set_deadline(session, worker->shared->options->request_timeout_ms);
 	session_run(session);
 	return 0;
 }

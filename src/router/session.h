@@ -5,7 +5,7 @@
  *            |                                        |
  *   accept --> REQUEST <------------------------------+
  *            |
- *            +-- a service --> LOOKUP --> DIAL --> RELAY -----> ENDED
+ *            +-- a service --> LOOKUP --> DIAL --> RELAY -----> ENDED     (exposed: accept --> DIAL --> VERDICT --> RELAY)
  *                                 |         |
  *                                 |         +----> HANDOVER --> ENDED
  *                                 |                  |  ^
@@ -16,7 +16,8 @@
  * REPLY     client, reply                            request timeout,  REQUEST, ENDED
  *                                                    more for a long list
  * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED
- * DIAL      client, service, dial                    connect timeout   RELAY, HANDOVER, REPLY, ENDED
+ * DIAL      client, service, dial                    connect timeout   VERDICT, RELAY, HANDOVER, REPLY, ENDED
+ * VERDICT   client, service, backend                 connect timeout   DIAL, RELAY, ENDED
  * HANDOVER  client, service, perhaps backend         connect timeout   DIAL, REPLY, ENDED
  * RELAY     client, service, backend, up, down       idle timeout      ENDED
  * ENDED     nothing is to be used; freed when the current events are dealt with
@@ -44,6 +45,7 @@ enum session_state {
 	SESSION_REPLY,
 	SESSION_LOOKUP,
 	SESSION_DIAL,
+	SESSION_VERDICT,
 	SESSION_HANDOVER,
 	SESSION_RELAY,
 	SESSION_ENDED,
@@ -80,6 +82,8 @@ struct session {
 	uint64_t has_listed : 1;
 	uint64_t is_client_lost : 1;  /* an error event: the client was reset */
 	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
+	uint64_t has_verdict : 1;     /* exposed: the other router has opened the service already */
+	uint64_t is_exposed : 1;      /* the listener said which service */
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
 	uint64_t is_detached : 1; /* HANDOVER: the client is in blocking mode and out of epoll for good */
@@ -91,9 +95,10 @@ struct session {
 
 /*
  * Begins the session of a client that was just accepted and counted by
- * limits_begin_session(). Takes client_fd. -ENOMEM: nothing is taken.
+ * limits_begin_session(). Takes client_fd. -ENOMEM: nothing is taken. With a service (exposed by its
+ * listener, borrowed) the client is led there without a word of its own.
  */
-int session_new_take(struct worker *worker, int client_fd, const union addr *peer);
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed);
 
 /* Ends the session now, in whatever state it is; it is freed after the current events. */
 void session_end(struct session *session, enum session_reason reason);

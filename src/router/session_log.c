@@ -41,8 +41,8 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	log_end(&line);
 }
 
-/* Each service has its own share of the log, or nearly so: a client that asks for one broken thing again and again
- * does not keep the others out. Null: not now. */
+/* Each service has its own share of the log, or nearly so: a client that asks for one broken thing again
+ * and again does not keep the others out. Null: not now. */
 static bool warning_begin(struct log_line *line, const struct session *session, const char *message)
 {
 	static struct log_limiter limiters[64];

@@ -16,7 +16,8 @@ void session_log_invalid(const struct session *session, const struct description
 /* session->service cannot be reached; error is a negative errno. Repeats are held back and counted. */
 void session_log_failure(const struct session *session, int error);
 
-/* The list of the directory that session->service names cannot be made. That it is not there is no failure. */
+/* The list of the directory that session->service names cannot be made. That it is not there is no
+ * failure. */
 void session_log_list_failure(const struct session *session, int error);
 
 #endif

@@ -39,7 +39,7 @@ static int worker_init_parts(struct worker *worker)
 	if (r == 0)
 		r = relay_pool_init(&worker->pool, options->max_pipes);
 	if (r == 0)
-		r = catalog_init(&worker->catalog, &worker->loop, options->services);
+		r = catalog_init(&worker->catalog, &worker->loop, options->services ? options->services : "");
 	if (r < 0)
 		return r;
 	worker->listeners = calloc(LISTEN_MAX, sizeof(*worker->listeners));
@@ -99,6 +99,8 @@ void worker_deinit(struct worker *worker)
 	resolver_free(worker->resolver);
 	if (worker->loop.epoll_fd >= 0) {
 		loop_run_out(&worker->loop); /* the sessions, then what they referred to */
+		for (size_t i = 0; worker->listeners && i < LISTEN_MAX; i++)
+			service_unref(worker->listeners[i].service);
 		if (worker->catalog.buffer)
 			catalog_deinit(&worker->catalog);
 		loop_run_out(&worker->loop);
@@ -202,26 +204,28 @@ static bool worker_shed(struct worker *worker, int listener_fd)
 	return fd >= 0 || fd == -EAGAIN;
 }
 
-static void worker_admit(struct worker *worker, int client_fd, const union addr *peer)
+static void worker_admit(struct worker_listener *listener, int client_fd, const union addr *peer)
 {
+	struct worker *worker = listener->worker;
 	enum limit limit = limits_begin_session(&worker->shared->limits, peer);
 
 	if (limit != LIMIT_NONE) {
 		worker_refuse(worker, client_fd, peer, limit);
-	} else if (session_new_take(worker, client_fd, peer) != 0) {
+	} else if (session_new_take(worker, client_fd, peer, listener->service) != 0) {
 		limits_end_session(&worker->shared->limits, peer);
 		close(client_fd);
 	}
 }
 
 /* True while there may be more to accept. */
-static bool worker_accept_one(struct worker *worker, int listener_fd)
+static bool worker_accept_one(struct worker_listener *listener)
 {
+	struct worker *worker = listener->worker;
 	union addr peer;
-	int fd = worker_accept(listener_fd, &peer);
+	int fd = worker_accept(listener->watch.fd, &peer);
 
 	if (fd >= 0) {
-		worker_admit(worker, fd, &peer);
+		worker_admit(listener, fd, &peer);
 		return true;
 	}
 	switch (-fd) {
@@ -230,7 +234,7 @@ static bool worker_accept_one(struct worker *worker, int listener_fd)
 		return false;
 	case EMFILE:
 	case ENFILE:
-		if (worker_shed(worker, listener_fd))
+		if (worker_shed(worker, listener->watch.fd))
 			return false;
 		worker_pause_accepting(worker);
 		return false;
@@ -249,14 +253,22 @@ static void worker_on_listener(struct loop_watch *watch, uint32_t events)
 
 	(void)events;
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		if (!worker_accept_one(listener->worker, watch->fd))
+		if (!worker_accept_one(listener))
 			return;
 	}
 }
 
 int worker_listen(struct worker *worker)
 {
+	const struct router_exposure *exposure = worker->shared->options->exposure;
+
 	for (size_t i = 0; i < worker->shared->listeners->count; i++) {
+		if (exposure) {
+			worker->listeners[i].service =
+				catalog_exposed(&worker->catalog, exposure, exposure->services[i]);
+			if (!worker->listeners[i].service)
+				return -ENOMEM;
+		}
 		worker->listeners[i].worker = worker;
 		worker->listeners[i].watch =
 			(struct loop_watch){ .on_events = worker_on_listener,

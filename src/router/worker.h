@@ -40,6 +40,7 @@ struct worker_shared {
 struct worker_listener {
 	struct loop_watch watch;
 	struct worker *worker;
+	struct service *service; /* exposed: what its clients get; a reference. NULL: they say */
 };
 
 struct worker {

@@ -1,0 +1,280 @@
+/*
+ * One table names every option, with its word for people, its default and where its
+ * value goes; getopt_long(3), the help and the error messages are all made from it.
+ */
+#include "cmd/daemon.h"
+
+#include <getopt.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/args.h"
+#include "base/fd.h"
+#include "base/macros.h"
+#include "cmd/cmd.h"
+#include "router/server.h"
+
+#define DEFAULT_SERVICES "./services"
+#define THREADS_MAX 256
+#define THREADS_DEFAULT_MAX 4
+#define PIPES_PER_THREAD_MAX 128
+
+/* Takes the value of an option; -EINVAL or -ERANGE when it is none. */
+typedef int (*option_parser)(const char *word, struct daemon_settings *settings, size_t offset);
+
+static int parse_directory(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	if (word[0] == '\0')
+		return -EINVAL;
+	*(const char **)((char *)settings + offset) = word;
+	return 0;
+}
+
+static int parse_duration(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return args_parse_duration_ms(word, (uint64_t *)((char *)settings + offset));
+}
+
+/* A limit: 0 means none. */
+static int parse_limit(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return args_parse_number(word, 0, UINT32_MAX, (uint64_t *)((char *)settings + offset));
+}
+
+/* A limit that there has to be. */
+static int parse_count(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return args_parse_number(word, 1, UINT32_MAX, (uint64_t *)((char *)settings + offset));
+}
+
+static int parse_threads(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	uint64_t threads;
+	int r = args_parse_number(word, 1, THREADS_MAX, &threads);
+
+	if (r == 0)
+		*(unsigned *)((char *)settings + offset) = (unsigned)threads;
+	return r;
+}
+
+static int parse_relay(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	static const char *const words[] = {
+		[RELAY_AUTO] = "auto", [RELAY_SPLICE] = "splice", [RELAY_COPY] = "copy"
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (strcmp(word, words[i]) == 0) {
+			*(enum relay_mode *)((char *)settings + offset) = (enum relay_mode)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static int parse_log_level(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return log_level_parse(word, (enum log_level *)((char *)settings + offset)) ? 0 : -EINVAL;
+}
+
+static int parse_log_format(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return log_format_parse(word, (enum log_format *)((char *)settings + offset)) ? 0 : -EINVAL;
+}
+
+static int parse_off(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	(void)word;
+	*(bool *)((char *)settings + offset) = false;
+	return 0;
+}
+
+struct option_entry {
+	int commands; /* enum daemon_command, or both */
+	const char *name;
+	const char *argument; /* NULL: takes none */
+	option_parser parse;
+	size_t offset;
+	const char *values; /* what it may be, for errors */
+	const char *help;   /* lines after the first are indented by the printer */
+};
+
+#define AT(member) offsetof(struct daemon_settings, member)
+#define A_DURATION "a number with a unit: 500ms, 10s, 5m, 2h, 1d (ten years at most), or 0 for none"
+#define A_LIMIT "a number from 0 (no limit) to 4294967295"
+#define A_COUNT "a number from 1 to 4294967295"
+#define A_RELAY "auto, splice or copy"
+
+static const struct option_entry entries[] = {
+	{ DAEMON_SERVE, "services", "DIR", parse_directory, AT(router.services), "a directory",
+	  "the services directory (default: $KAISO_SERVICES, else ./services)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "threads", "N", parse_threads, AT(router.threads),
+	  "a number from 1 to 256",
+	  "threads that serve clients (default: one for each processor, at most 4)" },
+	{ DAEMON_SERVE, "request-timeout", "DURATION", parse_duration, AT(router.request_timeout_ms),
+	  A_DURATION,
+	  "time to a complete request line, and for a client to take a list, with\na second more for each 16 KiB (default: 60s)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "connect-timeout", "DURATION", parse_duration,
+	  AT(router.connect_timeout_ms), A_DURATION,
+	  "time to reach a service, all its addresses together (default: 10s)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "idle-timeout", "DURATION", parse_duration,
+	  AT(router.idle_timeout_ms), A_DURATION,
+	  "end sessions in which nothing moves for so long (default: 0, never)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "drain-timeout", "DURATION", parse_duration,
+	  AT(router.drain_timeout_ms), A_DURATION,
+	  "time that sessions get to end after SIGTERM (default: 10s)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "max-sessions", "N", parse_count, AT(router.max_sessions), A_COUNT,
+	  "clients at a time (default: what the limit of descriptors permits, at most 32768)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "max-sessions-per-address", "N", parse_limit,
+	  AT(router.max_sessions_per_address), A_LIMIT,
+	  "clients at a time from one IPv4 address or IPv6 /64 (default: 0, no limit)" },
+	{ DAEMON_SERVE, "max-requests-per-second", "N", parse_limit, AT(router.max_requests_per_second),
+	  A_LIMIT, "request lines a second from one IPv4 address or IPv6 /64 (default: 0, no limit)" },
+	{ DAEMON_SERVE, "max-lists", "N", parse_count, AT(router.max_lists), A_COUNT,
+	  "lists that are being made at a time (default: 256)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-up", "MODE", parse_relay, AT(router.relay_up), A_RELAY,
+	  "how bytes move from TCP clients to services: auto, splice or copy (default: auto)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-down", "MODE", parse_relay, AT(router.relay_down), A_RELAY,
+	  "the same from services to clients (default: auto)" },
+	{ DAEMON_SERVE, "no-verbs", NULL, parse_off, AT(router.has_verbs), NULL,
+	  "do not answer .kaiso/version, .kaiso/list and .kaiso/open" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "log-level", "LEVEL", parse_log_level, AT(log_level),
+	  "error, warning, info or debug", "error, warning, info (default) or debug" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "log-format", "FORMAT", parse_log_format, AT(log_format),
+	  "logfmt or json", "logfmt (default) or json" },
+};
+
+#define OPTION_HELP 'h'
+#define OPTION_VERSION 'V'
+#define OPTION_FIRST 256 /* entries[i] has this plus i */
+
+static void print_option(const char *name, const char *argument, const char *help)
+{
+	char left[40];
+
+	snprintf(left, sizeof(left), "--%s%s%s", name, argument ? " " : "", argument ? argument : "");
+	printf("  %-30s ", left);
+	for (; *help; help++) {
+		if (*help == '\n')
+			printf("\n%33s", "");
+		else
+			putchar(*help);
+	}
+	putchar('\n');
+}
+
+void daemon_print_options(enum daemon_command command)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
+		if (entries[i].commands & (int)command)
+			print_option(entries[i].name, entries[i].argument, entries[i].help);
+	}
+	print_option("help", NULL, "print this help");
+	print_option("version", NULL, "print the version");
+}
+
+static unsigned default_threads(void)
+{
+	cpu_set_t usable;
+
+	if (sched_getaffinity(0, sizeof(usable), &usable) != 0)
+		return 1;
+	return (unsigned)MIN(MAX(CPU_COUNT(&usable), 1), THREADS_DEFAULT_MAX);
+}
+
+struct daemon_settings daemon_defaults(void)
+{
+	const char *services = getenv("KAISO_SERVICES");
+
+	return (struct daemon_settings){
+		.router = { .services = services && *services ? services : DEFAULT_SERVICES,
+			    .threads = default_threads(),
+			    .has_verbs = true,
+			    .relay_up = RELAY_AUTO,
+			    .relay_down = RELAY_AUTO,
+			    .request_timeout_ms = 60000,
+			    .connect_timeout_ms = 10000,
+			    .drain_timeout_ms = 10000,
+			    .max_lists = 256 },
+		.log_level = LOG_LEVEL_INFO,
+		.log_format = LOG_FORMAT_LOGFMT,
+	};
+}
+
+static void make_getopt_table(enum daemon_command command,
+			      struct option options[static ARRAY_SIZE(entries) + 3])
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
+		if (entries[i].commands & (int)command)
+			options[count++] =
+				(struct option){ entries[i].name,
+						 entries[i].argument ? required_argument : no_argument, NULL,
+						 OPTION_FIRST + (int)i };
+	}
+	options[count++] = (struct option){ "help", no_argument, NULL, OPTION_HELP };
+	options[count++] = (struct option){ "version", no_argument, NULL, OPTION_VERSION };
+	options[count] = (struct option){ 0 };
+}
+
+int daemon_usage_error(const char *name)
+{
+	fprintf(stderr, "Try `%s --help`.\n", name);
+	return EXIT_USAGE;
+}
+
+static int take_option(const char *name, const struct option_entry *entry, const char *word,
+		       struct daemon_settings *settings)
+{
+	if (entry->parse(word, settings, entry->offset) == 0)
+		return -1;
+	fprintf(stderr, "%s: --%s '%s': expected %s\n", name, entry->name, word, entry->values);
+	return daemon_usage_error(name);
+}
+
+int daemon_parse(enum daemon_command command, char *name, int argc, char **argv,
+		 struct daemon_settings *settings, void (*print_help)(void))
+{
+	struct option options[ARRAY_SIZE(entries) + 3];
+	int chosen, status = -1;
+
+	make_getopt_table(command, options);
+	argv[0] = name;
+	optind = 0; /* starts anew, whatever was parsed before */
+	while (status < 0 && (chosen = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (chosen == OPTION_HELP) {
+			print_help();
+			status = 0;
+		} else if (chosen == OPTION_VERSION) {
+			puts("kaiso " KAISO_VERSION);
+			status = 0;
+		} else if (chosen >= OPTION_FIRST) {
+			status = take_option(name, &entries[chosen - OPTION_FIRST], optarg, settings);
+		} else {
+			status = daemon_usage_error(name);
+		}
+	}
+	return status;
+}
+
+int daemon_listen_status(int error)
+{
+	return error == -EINVAL || error == -ERANGE ? EXIT_USAGE : EXIT_RUNTIME;
+}
+
+int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
+{
+	struct router_options *router = &settings->router;
+	uint64_t descriptors = fd_raise_limit();
+	int status;
+
+	router->max_pipes = (unsigned)MIN(descriptors / 16 / router->threads, (uint64_t)PIPES_PER_THREAD_MAX);
+	if (router->max_sessions == 0)
+		router->max_sessions =
+			server_default_sessions(descriptors, router->threads, router->max_pipes);
+	status = server_run(router, listeners);
+	listen_set_close(listeners);
+	return status;
+}
