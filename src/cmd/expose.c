@@ -10,10 +10,12 @@
 #include <string.h>
 
 #include "base/macros.h"
+#include "base/text.h"
 #include "cmd/cmd.h"
 #include "cmd/daemon.h"
 #include "net/kaiso_address.h"
 #include "proto/path.h"
+#include "proto/request.h"
 
 static void print_help(void)
 {
@@ -51,19 +53,27 @@ struct exposed_services {
 	const char *services[LISTEN_MAX];
 };
 
+/* Is it a service, or with '/' a directory to list, that a request line can carry with its CRLF? "" lists all. */
+static enum path_verdict service_verdict(const char *service, size_t length)
+{
+	if (length == 0)
+		return PATH_OK;
+	if (length > REQUEST_LINE_MAX - strlen("\r\n"))
+		return PATH_TOO_LONG;
+	return path_check(service, service[length - 1] == '/' ? length - 1 : length);
+}
+
 /* A path that no router accepts is told now, and not to each client. */
 static int check_service(const char *service)
 {
 	size_t length = strlen(service);
-	enum path_verdict verdict;
+	enum path_verdict verdict = service_verdict(service, length);
 
-	if (length > 0 && service[length - 1] == '/')
-		length--; /* a list */
-	verdict = length == 0 && service[0] == '\0' ? PATH_OK : path_check(service, length);
 	if (verdict == PATH_OK)
 		return 0;
-	fprintf(stderr, "kaiso expose: no kaiso has a service '%s': %s\n", service,
-		path_verdict_text(verdict));
+	fputs("kaiso expose: no kaiso has a service '", stderr);
+	text_write_visible(stderr, service, length);
+	fprintf(stderr, "': %s\n", path_verdict_text(verdict));
 	return EXIT_USAGE;
 }
 

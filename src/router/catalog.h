@@ -60,6 +60,7 @@ struct service {
 	uint64_t hash;       /* of the path */
 	struct service_stamp stamp;
 	struct receiver receiver; /* PASSFD */
+	uint64_t loop_until_ms;   /* KAISO, exposed: its kaiso turned out to be its own listener */
 	uint64_t plain_until_ms;  /* KAISO, exposed: it did not know ".kaiso/open"; not asked again before */
 	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
 	size_t path_length;

@@ -74,7 +74,7 @@ static void server_on_signal(struct loop_watch *watch, uint32_t events)
 		return;
 	if (info.ssi_signo == SIGHUP)
 		log_message(LOG_LEVEL_INFO,
-			    "nothing to reload: the services directory is read at every request");
+			    "nothing to reload: what there is to know is looked up for every client");
 	else if (server->is_draining)
 		server_stop(server);
 	else

@@ -39,6 +39,7 @@
 #define LIST_RATE_MIN (16u << 10)  /* bytes a second in which a list has to be taken */
 #define VERDICT_WORD ".kaiso/open "
 #define VERDICT_ASK_AGAIN_MS 60000 /* for a router that did not know the word: it may be replaced */
+#define LOOP_PAUSE_MS 1000
 #define STEP_BUDGET 32
 #define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
 #define DISCARD_MAX (256u << 10)
@@ -590,6 +591,8 @@ static struct chain *session_enter_chain(const struct session *session)
 /* The dial has succeeded: what was it for? */
 static enum step session_dialled(struct session *session, int fd)
 {
+	struct worker *worker = session->worker;
+
 	if (session->is_knocking) {
 		close(fd);
 		session->is_knocking = false;
@@ -599,12 +602,15 @@ static enum step session_dialled(struct session *session, int fd)
 	session->backend.fd = fd;
 	if (session->service->kind == SERVICE_PASSFD)
 		return session_enter_handover(session);
+	session->chain = NULL;
+	if (session->is_exposed && session_is_loop(session, session->service->hash)) {
+		session->service->loop_until_ms = worker->loop.now_ms + LOOP_PAUSE_MS;
+		return session_refuse(session, SESSION_LOOP);
+	}
+	if (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO)
+		session->chain = session_enter_chain(session);
 	if (session_asks_for_verdict(session))
 		return session_enter_verdict(session);
-	session->chain = NULL;
-	if (!session->is_exposed &&
-	    (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO))
-		session->chain = session_enter_chain(session);
 	return session_enter_relay(session);
 }
 
@@ -654,6 +660,7 @@ static enum step session_ask_plainly(struct session *session)
 
 	session->service->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
 	loop_timer_cancel(loop, &session->timer);
+	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
 	loop_watch(loop, &session->backend, 0);
 	close(STEAL_FD(session->backend.fd));
 	relay_way_init(&session->down);
@@ -668,7 +675,6 @@ static enum step session_take_verdict(struct session *session, const char *line,
 	switch (reply_parse(line, length, &code)) {
 	case 0:
 		loop_timer_cancel(&session->worker->loop, &session->timer);
-		session->chain = NULL;
 		session->has_verdict = true;
 		return session_enter_relay(session);
 	case 1:
@@ -1006,12 +1012,12 @@ static void session_release(struct session *session)
 	case SESSION_DIAL:
 		session_drop_dial(session);
 		break;
+	case SESSION_VERDICT:
 	case SESSION_RELAY:
 		chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
 		break;
 	case SESSION_REQUEST:
 	case SESSION_LOOKUP:
-	case SESSION_VERDICT:
 	case SESSION_HANDOVER:
 	case SESSION_ENDED:
 		break;
@@ -1166,7 +1172,12 @@ static void session_begin_exposed(struct session *session, struct service *expos
 	service_ref(exposed);
 	session->service = exposed;
 	session->is_exposed = true;
-	session_dial_host(session);
+	/* Its kaiso is this very listener: that is seen only once a dial is over, and by then there is the next
+	 * client. So the clients of the next moment are not dialled for at all. */
+	if (session->worker->loop.now_ms < exposed->loop_until_ms)
+		session_end(session, SESSION_LOOP);
+	else
+		session_dial_host(session);
 }
 
 int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed)

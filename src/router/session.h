@@ -69,7 +69,7 @@ struct session {
 		struct session_reply *reply;   /* REPLY */
 		struct dial *dial;             /* DIAL */
 		uint64_t handover_deadline_ms; /* HANDOVER; UINT64_MAX for none */
-		struct chain *chain;           /* RELAY to a TCP target; else NULL */
+		struct chain *chain;           /* VERDICT, RELAY: to a TCP target; else NULL */
 	};
 	struct relay_way up;   /* client to backend */
 	struct relay_way down; /* backend to client */

@@ -35,7 +35,7 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
 		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
 	log_add_string(&line, "reason", session_reason_name(reason));
-	if (reason == SESSION_LIMIT)
+	if (reason == SESSION_LIMIT && session->state != SESSION_VERDICT) /* else it is the other router's */
 		log_add_string(&line, "limit",
 			       limit_name(session->limit ? (enum limit)session->limit : LIMIT_DESCRIPTORS));
 	log_end(&line);

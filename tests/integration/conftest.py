@@ -23,11 +23,14 @@ def kaiso():
 
 @pytest.fixture
 def new_router():
-    """Makes routers: new_router(*options, start=True, **see Router). All are checked when the test ends."""
+    """Makes routers: new_router(*options, start=True, **see Router). All are checked when the test ends.
+
+    kind: a class derived from Router, whose arguments it takes then.
+    """
     routers = []
 
-    def make(*options, start=True, **how):
-        router = Router(*options, **how)
+    def make(*options, start=True, kind=Router, **how):
+        router = kind(*options, **how)
         routers.append(router)
         return router.start() if start else router
 
