@@ -1,9 +1,8 @@
 /*
- * Theory of operation: a URL is cut into "HOST[:PORT]" and a service; from
- * there on both notations share one parser, which adds the default port where
- * there is none and leaves brackets and ports to addr_split(). What could
- * smuggle a second line into a request (a control byte, written plain or as %0A) is
- * refused here, so that no caller has to think of it.
+ * Theory of operation: a URL is cut into "HOST[:PORT]" and a service; from there on both notations
+ * share one parser, which adds the default port where there is none and leaves brackets and ports to
+ * addr_split(). What could smuggle a second line into a request (a control byte, written plain or as
+ * %0A) is refused here, so that no caller has to think of it.
  */
 #include "net/kaiso_address.h"
 
@@ -57,6 +56,9 @@ static bool is_name_valid(const char *host)
 		if (is_control(*at) || strchr(" /\\@%?#\"'<>", *at))
 			return false;
 	}
+	/* With its port, it would be read as a UNIX socket; "unix." is the same host. */
+	if (strcmp(host, "unix") == 0)
+		return false;
 	/* The resolver would take a number alone for an IPv4 address of a forgotten form. */
 	return *host == '\0' || host[strspn(host, "0123456789")] != '\0';
 }

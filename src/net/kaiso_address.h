@@ -37,16 +37,16 @@ struct kaiso_address {
 /* Does the word begin with "kaiso://" (in whatever case, RFC 3986 section 3.1)? */
 bool kaiso_address_is_url(const char *word);
 
-/* 0; -EINVAL (no such address) or -ERANGE (the port), with one line for people in reason, free of control
- * bytes, and *address is not to be used. */
+/* 0; -EINVAL (no such address) or -ERANGE (the port), with one line for people in reason, free of
+ * control bytes, and *address is not to be used. */
 int kaiso_address_parse(const char *word, struct kaiso_address *address,
 			char reason[static KAISO_ADDRESS_REASON_SIZE]);
 
 /* The same for $KAISO; where that is empty or not set, the default router. */
 int kaiso_address_default(struct kaiso_address *address, char reason[static KAISO_ADDRESS_REASON_SIZE]);
 
-/* "host:80", "[::1]:80", ":80", "unix:PATH": for messages, and without the service. Control bytes become '?', and a
- * path that is too long for the text is cut and marked with "...". Returns text. */
+/* "host:80", "[::1]:80", ":80", "unix:PATH": for messages, and without the service. Control bytes
+ * become '?', and a path that is too long for the text is cut and marked with "...". Returns text. */
 const char *kaiso_address_format(const struct kaiso_address *address,
 				 char text[static KAISO_ADDRESS_TEXT_SIZE]);
 

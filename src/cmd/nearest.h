@@ -1,0 +1,18 @@
+/*
+ * "Did you mean": the names in a list that are most like one that is not in it.
+ */
+#ifndef KAISO_CMD_NEAREST_H
+#define KAISO_CMD_NEAREST_H
+
+#include <stddef.h>
+
+#include "net/client.h"
+
+#define NEAREST_MAX 3
+
+/* Fills names (which point into the list) with the nearest first; returns how many there are, 0 when
+ * none is near. Looks at a bounded number of entries, so its time is bounded whatever the list. */
+size_t nearest_names(const struct client_list *list, const char *wanted,
+		     struct client_text names[static NEAREST_MAX]);
+
+#endif
