@@ -56,7 +56,7 @@ class Wrapped:
     """
 
     def __init__(self, router, program, *options, mode="auto", socket_path=None, command=None, wrapper=(), cwd=None,
-                 user=None, name="web", pass_fds=(), **env):
+                 user=None, name="web", awaits_socket=True, **env):
         self.root = str(router.root)
         self.socket_path = socket_path or os.fsdecode(router.path(f".{name}"))
         self.log_path = os.path.join(self.root, f"{name}.{len(os.listdir(self.root))}.out")
@@ -68,9 +68,11 @@ class Wrapped:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [*wrapper, *command, *self.program], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=cwd or self.root, env=clean_environment(**env), pass_fds=pass_fds, user=user, start_new_session=True,
+                cwd=cwd or self.root, env=clean_environment(**env), user=user, start_new_session=True,
             )
         router.keep(self)
+        if awaits_socket:
+            wait_until(lambda: os.path.exists(self.socket_path) or self.process.poll() is not None, "SOCKET")
 
     @property
     def pid(self):
