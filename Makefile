@@ -6,7 +6,7 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 
-.PHONY: all run check fuzz install clean format lint help
+.PHONY: all run check bench fuzz install clean format lint help
 .DEFAULT_GOAL := all
 
 all: deps build/build.ninja
@@ -28,6 +28,11 @@ run: all
 check:
 	@tools/deps build test
 	@tools/check $(BUILDS)
+
+bench: all
+	@tools/deps build run
+	@ninja -C build --quiet tests/bench/load
+	@tests/bench/wrap.py build/kaiso build/tests/bench/load $(ROUNDS)
 
 fuzz:
 	@tools/deps build fuzz
@@ -55,6 +60,7 @@ help:
 #: make            builds build/kaiso (and installs the Debian packages that this needs)
 #: make run        a router with some services on 127.0.0.1:37812, to try out    [PORT=37812]
 #: make check      all tests, in a normal build and under sanitizers  [BUILDS="normal address thread"]
+#: make bench      what wrapping a program costs, what handing over brings  [ROUNDS=5]
 #: make fuzz       fuzzes every target for a while                    [FUZZ_SECONDS=60 TARGETS="request …"]
 #: make lint       static analysis
 #: make format     brings the source into its form

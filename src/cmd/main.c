@@ -23,6 +23,10 @@ struct command {
 static const struct command commands[] = {
 	{ "serve", cmd_serve, "run a router: many services on one port" },
 	{ "expose", cmd_expose, "offer one service of a kaiso on a plain port" },
+	{ "ls", cmd_ls, "list the services of a router" },
+	{ "connect", cmd_connect, "connect standard input and output, or ssh, with a service" },
+	{ "inject", cmd_inject, "run a client program whose connections to a kaiso name a service" },
+	{ "passfd", cmd_passfd, "run a server program that is given the clients' own sockets" },
 	{ "check", cmd_check, "find everything wrong in a services directory" },
 };
 
