@@ -1,20 +1,16 @@
 /*
- * Theory of operation: names are looked up once, by the command, and from then on only addresses count:
- * what a program resolves by itself, by whatever way, is compared with those. A table crosses exec(2) as
+ * Theory of operation: names are looked up once, by the command (routes_words.c), and from then on only
+ * addresses count: what a program resolves by itself, by whatever way, is compared with those. A table crosses exec(2) as
  * text in the environment, where the preload library reads it again.
  */
 #include "wrap/routes.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/macros.h"
-
-#define URL_SCHEME "kaiso://"
-#define HOST_SIZE 256 /* a DNS name has 253 at most */
 
 /* ---- a route --------------------------------------------------------------------------------------- */
 
@@ -101,8 +97,6 @@ void routes_free(struct routes *routes)
 	*routes = (struct routes){ 0 };
 }
 
-/* ---- from the command line ------------------------------------------------------------------------- */
-
 /* RFC 1122 section 3.2.1.3; Linux connects the unspecified address of either family to this host. */
 static void resolve_unspecified(union addr *address)
 {
@@ -112,135 +106,22 @@ static void resolve_unspecified(union addr *address)
 		address->in6.sin6_addr = in6addr_loopback;
 }
 
-static int look_up(struct route *route, const char *host, uint16_t port,
-		   char reason[static ROUTES_REASON_SIZE])
-{
-	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
-	struct addrinfo *found;
-	char service[8];
-	int r;
-
-	snprintf(service, sizeof(service), "%u", port);
-	/* Without a host: the loopback addresses (getaddrinfo(3), no AI_PASSIVE). */
-	r = getaddrinfo(*host ? host : NULL, service, &hints, &found);
-	if (r != 0) {
-		snprintf(reason, ROUTES_REASON_SIZE, "%.150s: %.100s", host, gai_strerror(r));
-		return r == EAI_AGAIN ? -EAGAIN : r == EAI_MEMORY ? -ENOMEM : -ENOENT;
-	}
-	for (struct addrinfo *at = found; at && r == 0; at = at->ai_next) {
-		union addr address;
-
-		addr_from_sockaddr(&address, at->ai_addr, at->ai_addrlen);
-		resolve_unspecified(&address);
-		r = route_add_address(route, &address);
-	}
-	freeaddrinfo(found);
-	if (r < 0)
-		snprintf(reason, ROUTES_REASON_SIZE, "out of memory");
-	return r;
-}
-
-static int hex_value(char digit)
-{
-	static const char digits[] = "0123456789abcdef";
-	const char *at = digit ? strchr(digits, digit | 0x20) : NULL;
-
-	return at ? (int)(at - digits) : -1;
-}
-
-/* RFC 3986 section 2.1, in place; false for a '%' without two digits. NUL cannot be written, by whatever
- * way. */
-static bool decode_percents(char *text)
-{
-	char *to = text;
-
-	for (const char *from = text; *from; to++) {
-		*to = *from++;
-		if (*to != '%')
-			continue;
-		if (hex_value(from[0]) < 0 || hex_value(from[1]) < 0)
-			return false;
-		*to = (char)(hex_value(from[0]) * 16 + hex_value(from[1]));
-		if (*to == '\0')
-			return false;
-		from += 2;
-	}
-	*to = '\0';
-	return true;
-}
-
-/* Cuts a URL into "HOST:PORT" and service, both for the caller to free. */
-static int split_url(const char *url, char **kaiso, char **service, char reason[static ROUTES_REASON_SIZE])
-{
-	const char *host = url + strlen(URL_SCHEME);
-	size_t length = strcspn(host, "/");
-	const char *port = memrchr(host, ':', length);
-	bool has_port = port && !memchr(port, ']', (size_t)(host + length - port));
-
-	if (length == 0 || host[length] == '\0' || host[length + 1] == '\0') {
-		snprintf(reason, ROUTES_REASON_SIZE, "'%.200s': expected kaiso://HOST[:PORT]/SERVICE", url);
-		return -EINVAL;
-	}
-	if (has_port ? asprintf(kaiso, "%.*s", (int)length, host) < 0 :
-		       asprintf(kaiso, "%.*s:%u", (int)length, host, ROUTES_DEFAULT_PORT) < 0)
-		*kaiso = NULL;
-	*service = strdup(host + length + 1);
-	if (!*kaiso || !*service) {
-		snprintf(reason, ROUTES_REASON_SIZE, "out of memory");
-		return -ENOMEM;
-	}
-	if (!decode_percents(*service)) {
-		snprintf(reason, ROUTES_REASON_SIZE, "'%.200s': a '%%' wants two hexadecimal digits", url);
-		return -EINVAL;
-	}
-	return 0;
-}
-
-static int add_pair(struct routes *routes, const char *kaiso, const char *service,
-		    char reason[static ROUTES_REASON_SIZE])
+int routes_add_addresses(struct routes *routes, const union addr *addresses, size_t count,
+			 const char *service)
 {
 	struct route route = { 0 };
-	char name[HOST_SIZE];
-	const char *host;
-	size_t host_length;
-	uint16_t port;
-	int r;
+	int r = route_set_line(&route, service, strlen(service));
 
-	if (addr_split(kaiso, 1, &host, &host_length, &port) < 0 || host_length >= sizeof(name)) {
-		snprintf(reason, ROUTES_REASON_SIZE,
-			 "'%.200s': expected HOST:PORT, an IPv6 address in brackets", kaiso);
-		return -EINVAL;
+	for (size_t i = 0; i < count && r == 0; i++) {
+		union addr address = addresses[i];
+
+		resolve_unspecified(&address);
+		r = route_add_address(&route, &address);
 	}
-	memcpy(name, host, host_length);
-	name[host_length] = '\0';
-	r = route_set_line(&route, service, strlen(service));
-	if (r < 0)
-		snprintf(reason, ROUTES_REASON_SIZE,
-			 "'%.150s': a service's name holds no control characters, and at most %d bytes",
-			 service, ROUTES_LINE_MAX - 2);
-	if (r == 0)
-		r = look_up(&route, name, port, reason);
 	if (r == 0)
 		r = routes_take(routes, &route);
 	route_free(&route);
 	return r;
-}
-
-int routes_add(struct routes *routes, const char *kaiso, const char *service,
-	       char reason[static ROUTES_REASON_SIZE])
-{
-	CLEANUP_FREE char *url_kaiso = NULL;
-	CLEANUP_FREE char *url_service = NULL;
-	int r;
-
-	if (service)
-		return add_pair(routes, kaiso, service, reason);
-	r = strncmp(kaiso, URL_SCHEME, strlen(URL_SCHEME)) == 0 ? 0 : -EINVAL;
-	if (r < 0)
-		snprintf(reason, ROUTES_REASON_SIZE, "'%.200s' names no service", kaiso);
-	else
-		r = split_url(kaiso, &url_kaiso, &url_service, reason);
-	return r < 0 ? r : add_pair(routes, url_kaiso, url_service, reason);
 }
 
 /* ---- in the program -------------------------------------------------------------------------------- */

@@ -8,10 +8,9 @@
 
 #include "net/addr.h"
 
-#define ROUTES_DEFAULT_PORT 37812
 /* A service's line with its CRLF (the protocol, "On the wire"). */
 #define ROUTES_LINE_MAX 4096
-#define ROUTES_REASON_SIZE 256
+#define ROUTES_REASON_SIZE 320
 
 struct route {
 	union addr *addresses; /* normalized */
@@ -27,13 +26,18 @@ struct routes {
 };
 
 /*
- * Adds every address of kaiso: "HOST:PORT" (looked up: may block), ":PORT" for the loopback addresses, or,
- * with service NULL, "kaiso://HOST[:PORT]/SERVICE" with %XX in SERVICE. 0, or -EINVAL (the words are
+ * Adds every address of kaiso (net/kaiso_address.h; looked up: may block; a UNIX socket is none that a program
+ * connects to by address). With service NULL, kaiso is a URL that names one. 0, or -EINVAL (the words are
  * wrong), -ENOENT (no such host), -EAGAIN (the name cannot be looked up now), -ENOMEM, with a line for
- * people in reason.
+ * people in reason. In routes_words.c, which the preload library does without.
  */
 int routes_add(struct routes *routes, const char *kaiso, const char *service,
 	       char reason[static ROUTES_REASON_SIZE]);
+
+/* Adds one route: these addresses (normalized) lead to service. 0, -EINVAL (control bytes, or longer than a line),
+ * -ENOMEM. */
+int routes_add_addresses(struct routes *routes, const union addr *addresses, size_t count,
+			 const char *service);
 
 /* Moves all routes of earlier before those of routes, and leaves it empty. 0 or -ENOMEM. */
 int routes_prepend(struct routes *routes, struct routes *earlier);

@@ -129,7 +129,7 @@ def test_an_unreadable_program_is_refused(mode, tmp_path):
 @modes
 def test_usage_errors(mode):
     for words in (["--mode", "other", NOBODY, "web", "true"], [NOBODY], [NOBODY, "web"], [NOBODY, "web", "--"],
-                  ["--route", "x", NOBODY, "web", "true"], ["nowhere", "web", "true"], ["127.0.0.1:0", "web", "true"],
+                  ["--route", "x", NOBODY, "web", "true"], ["nowhere:port", "web", "true"], ["127.0.0.1:0", "web", "true"],
                   ["127.0.0.1:66000", "web", "true"], [NOBODY, "a\nb", "true"], [NOBODY, "x" * 4095, "true"],
                   ["kaiso://127.0.0.1", "true"], ["kaiso://127.0.0.1/%zz", "true"], ["--unknown", NOBODY, "web", "true"]):
         done = subprocess.run([*inject_words(mode, "", "")[:4], *words], capture_output=True, check=False,

@@ -73,6 +73,7 @@ class Wrapped:
         router.keep(self)
         if awaits_socket:
             wait_until(lambda: os.path.exists(self.socket_path) or self.process.poll() is not None, "SOCKET")
+        self._helpers = descendants(self.pid)[1:2]
 
     @property
     def pid(self):
@@ -138,14 +139,23 @@ class Wrapped:
         """The helper has nothing to do and does nothing."""
         process.assert_quiet(self.helper)
 
+    def _is_ours(self, pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                return os.fsencode(self.program[0]) in cmdline.read().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def close(self):
-        if self.process.poll() is None:
-            for pid in reversed(descendants(self.pid)):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            self.process.wait()
+        """Ends what is left: where a test has killed the tool or the program, the helper may live on with the rest."""
+        roots = [self.pid] if self.process.poll() is None else []
+        roots += [pid for pid in self._helpers if self._is_ours(pid)]
+        for pid in [pid for root in roots for pid in reversed(descendants(root))]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
 
 
 def at_once(count, width, function):
