@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from harness.namespaces import unshared
 from harness.router import KAISO, run_kaiso
 from harness.services import bind_tcp, bind_unix
 from harness.wait import DEADLINE, wait_until
@@ -123,7 +124,7 @@ def test_no_address(tmp_path, word):
 @pytest.mark.parametrize("word", ["192.0.2.1:0", "no-such-host.invalid:0", "unix:/nonexistent/directory/socket"])
 def test_address_that_is_not_here(tmp_path, word):
     """An address of somebody else, a name that nobody has, a directory that is not there: exit code 1, named."""
-    words = ["unshare", "-Urn", KAISO] if word.startswith("no-such") else [KAISO]
+    words = [*unshared("net"), KAISO] if word.startswith("no-such") else [KAISO]
     result = subprocess.run([*words, "serve", "--services", str(tmp_path), word], capture_output=True,
                             stdin=subprocess.DEVNULL, timeout=3 * DEADLINE, check=False)
     expect_failure(result, word)
@@ -182,7 +183,7 @@ def test_several_addresses(new_router):
 
 def test_default_addresses(new_router):
     """127.0.0.1 and ::1, port 37812; in a network name space of its own, where nobody can have it."""
-    router = new_router(listen=(), wrapper=("unshare", "-Urn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"))
+    router = new_router(listen=(), wrapper=(*unshared("net"), "sh", "-c", 'ip link set lo up && exec "$@"', "sh"))
     assert sorted(router.addresses) == ["127.0.0.1:37812", "[::1]:37812"]
 
 
@@ -191,7 +192,7 @@ def test_host_without_ipv6(new_router, words, expected):
     """Where the host has no IPv6 the router goes without."""
     setup = ("ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
              " && echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6")
-    router = new_router(listen=words, wrapper=("unshare", "-Urn", "sh", "-c", setup + ' && exec "$@"', "sh"))
+    router = new_router(listen=words, wrapper=(*unshared("net"), "sh", "-c", setup + ' && exec "$@"', "sh"))
     assert expected in router.addresses
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from harness.namespaces import joined, unshared
 from harness.services import Backend, bind_tcp, bind_unix, closed_port, echo
 from harness.stream import noise
 from harness.wait import DEADLINE, wait_until
@@ -59,7 +60,7 @@ def _with_hosts(new_router, text, *more):
     router = new_router(start=False)
     hosts = router.root / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + text)
-    router.wrapper = ["unshare", "-Urm", "sh", "-c",
+    router.wrapper = [*unshared("mount"), "sh", "-c",
                       f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *more]
     return router.start()
 
@@ -89,7 +90,7 @@ def test_unknown_host_name(new_router):
     """A name that nobody knows (here: no network at all) is unavailable, and others are served meanwhile."""
     router = new_router("--connect-timeout", "2s", start=False)
     router.listen = [f"unix:{router.root}/listener"]
-    router.wrapper = ["unshare", "-Urn"]
+    router.wrapper = unshared("net")
     router.start()
     router.echo("foo")
     router.describe("unknown", "no-such-host.invalid:80\n")
@@ -462,13 +463,13 @@ print(third.recv(13))
 def _run_with_one_port(new_router):
     router = new_router(start=False)
     setup = 'ip link set lo up && echo "40000 40000" >/proc/sys/net/ipv4/ip_local_port_range && exec "$@"'
-    router.wrapper = ("unshare", "-Urn", "sh", "-c", setup, "sh")
+    router.wrapper = (*unshared("net"), "sh", "-c", setup, "sh")
     router.listen = [f"unix:{router.root}/listener", "127.0.0.1:50001"]
     router.start()
     router.describe("foo", "127.0.0.1:50002\n")
     router.describe("itself", "127.0.0.1:40000\n")
     result = subprocess.run(
-        ["nsenter", f"--target={router.pid}", "--user", "--net", "--preserve-credentials", sys.executable, "-c",
+        [*joined(router.pid, "net"), sys.executable, "-c",
          ONE_PORT, str(router.root)], capture_output=True, timeout=3 * DEADLINE, check=False, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout.decode().splitlines()

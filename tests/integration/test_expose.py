@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from harness.exposer import Exposer, FirstKaiso, is_silent
+from harness.namespaces import unshared
 from harness.router import run_kaiso
 from harness.services import Backend, bind_tcp, bind_unix, closed_port, echo
 from harness.stream import noise, noise_sum, receive_sum, send_noise
@@ -590,7 +591,7 @@ def test_name_without_address(new_exposer, tmp_path):
     """A name that nobody has is looked up when a client comes; it is no missing service. (In a network of its own,
     without name servers; so the client comes by a UNIX socket.)"""
     exposer = new_exposer("no-such-host.invalid:1", "foo", f"unix:{tmp_path}/sock",
-                          options=("--connect-timeout", "5s"), wrapper=("unshare", "-Urn"))
+                          options=("--connect-timeout", "5s"), wrapper=unshared("net"))
     client = exposer.client()
     client.expect_end()
     line = exposer.wait_log(msg="session", service="foo", target="no-such-host.invalid:1")

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from harness.inject import MODES, compile_c, inject_words
+from harness.namespaces import unshared
 from harness.router import clean_environment
 from harness.services import closed_port
 from harness.wait import DEADLINE, wait_until
@@ -163,7 +164,7 @@ def test_a_system_that_forbids_fast_open(built, mode):
     """In a network namespace of its own: the line goes behind the handshake, and still before all else."""
     client = compile_c(built, "short_connections")
     done = subprocess.run(
-        ["unshare", "--map-root-user", "--net", sys.executable, "-c", WITHOUT_FAST_OPEN,
+        [*unshared("net"), sys.executable, "-c", WITHOUT_FAST_OPEN,
          *inject_words(mode, "127.0.0.1:PORT", "web", client, "127.0.0.1", "PORT", "8", "800")],
         capture_output=True, check=False, timeout=3 * DEADLINE, env=clean_environment())
     assert (done.stdout, done.stderr, done.returncode) == (b"800 right\n", b"", 0)

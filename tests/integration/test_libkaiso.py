@@ -24,8 +24,6 @@ BUILD = Path(KAISO).parent
 EXAMPLES = REPOSITORY / "examples"
 RECEIVERS = ("c", "c-static", "python", "go")
 
-pytestmark = pytest.mark.skipif(not (BUILD / "build.ninja").exists(), reason="the program is in no build directory")
-
 
 def run(*command, **how):
     """A command that must succeed; what it printed."""

@@ -11,6 +11,7 @@ import zlib
 
 import pytest
 
+from harness.namespaces import not_almighty
 from harness.process import borrow_sockets
 from harness.router import LAZY_PIPES_PER_THREAD
 from harness.services import Backend, bind_tcp, echo
@@ -537,7 +538,7 @@ def test_bulk_without_large_pipes(new_router):
                 fcntl.fcntl(held[-1], fcntl.F_SETPIPE_SZ, 1 << 20)
             except PermissionError:
                 pass
-        router = new_router("--relay-up", "splice", "--relay-down", "splice", wrapper=("unshare", "-U"))
+        router = new_router("--relay-up", "splice", "--relay-down", "splice", wrapper=not_almighty())
         backend = router.backend("foo")
         for _ in range(4):
             client = router.open("foo")

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from harness.namespaces import not_almighty
 from harness.router import run_kaiso
 from harness.services import make_directories
 
@@ -157,7 +158,7 @@ def test_directory_with_a_slash_at_the_end(new_router):
 
 def test_what_the_router_may_not_read(new_router):
     """Entries that the router has no rights to are refused, and leave the rest of a list whole."""
-    router = new_router(wrapper=("unshare", "-U"))  # so that a router started by root is not almighty
+    router = new_router(wrapper=not_almighty())  # so that a router started by root is not almighty
     router.echo("foo")
     router.echo("d/foo")
     router.echo("locked/foo")
