@@ -5,6 +5,7 @@
  * anything is the program's and nobody else's.
  */
 #include "wrap/launch.h"
+#include "wrap/preload_list.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -95,7 +96,7 @@ static int set_ld_preload(void)
 
 	if (r < 0)
 		return r;
-	if (others && strstr(others, path))
+	if (others && preload_list_has(others, path))
 		return 0;
 	if (asprintf(&value, "%s%s%s", path, others && *others ? ":" : "", others ? others : "") < 0)
 		return -ENOMEM;

@@ -163,8 +163,8 @@ bool queue_name_is_ours(const struct sockaddr_un *name, socklen_t length)
 	       name->sun_path[0] == '\0' && memcmp(name->sun_path + 1, NAME_PREFIX, strlen(NAME_PREFIX)) == 0;
 }
 
-/* What did not fit the program's end's own name. */
-static bool read_more(int fd, char *to, size_t *length)
+/* What did not fit the program's end's own name. Any program may give a socket such names: no more than room. */
+static bool read_more(int fd, char *to, size_t room, size_t *length)
 {
 	struct sockaddr_un peer;
 	socklen_t peer_length = sizeof(peer);
@@ -176,6 +176,8 @@ static bool read_more(int fd, char *to, size_t *length)
 	if (peer_length <= head)
 		return true; /* it has no name: all did fit */
 	*length = peer_length - head;
+	if (*length > room)
+		return false;
 	memcpy(to, (char *)&peer + head, *length);
 	return true;
 }
@@ -190,8 +192,10 @@ static bool read_address(int fd, const char *text, size_t length, struct queue_i
 		return length / 2 <= sizeof(struct sockaddr_in6) &&
 		       read_hex(text, length / 2, (unsigned char *)bytes);
 	}
+	if (length > PATH_ROOM)
+		return false;
 	memcpy(bytes, text, length);
-	if (!read_more(fd, bytes + length, &more))
+	if (!read_more(fd, bytes + length, PATH_ROOM - length, &more))
 		return false;
 	identity->length = (socklen_t)(sizeof(sa_family_t) + length + more);
 	return true;

@@ -24,6 +24,7 @@
 
 #include "base/macros.h"
 #include "wrap/preload.h"
+#include "wrap/preload_list.h"
 #include "wrap/program.h"
 
 #define PRELOAD_VARIABLE "LD_PRELOAD="
@@ -94,10 +95,22 @@ static const char *find_variable(char *const variables[], const char *name, size
 	return NULL;
 }
 
+/* Of several LD_PRELOADs ld.so(8) takes the last. */
+static const char *find_preload(char *const variables[])
+{
+	const char *found = NULL;
+
+	for (size_t i = 0; variables && variables[i]; i++) {
+		if (strncmp(variables[i], PRELOAD_VARIABLE, strlen(PRELOAD_VARIABLE)) == 0)
+			found = variables[i];
+	}
+	return found;
+}
+
 /* Room that amend() needs for variables, in bytes: the vector, and an LD_PRELOAD of both libraries. */
 static size_t amended_size(char *const variables[])
 {
-	const char *preload = find_variable(variables, PRELOAD_VARIABLE, strlen(PRELOAD_VARIABLE));
+	const char *preload = find_preload(variables);
 
 	return (count_words(variables) + kept_count + 2) * sizeof(char *) + strlen(library) +
 	       (preload ? strlen(preload) : 0) + 2;
@@ -106,24 +119,25 @@ static size_t amended_size(char *const variables[])
 /* Fills room with the variables and what they lack. */
 static char **amend(char *const variables[], void *room)
 {
-	size_t count = count_words(variables);
+	const size_t total = count_words(variables);
+	const char *preload = find_preload(variables);
 	char **amended = room;
-	char *text = (char *)(amended + count + kept_count + 2);
+	char *text = (char *)(amended + total + kept_count + 2);
 	const char *path = library + strlen(PRELOAD_VARIABLE);
-	bool has_library = false;
+	size_t count = 0;
 
-	for (size_t i = 0; i < count; i++) {
-		amended[i] = variables[i];
+	for (size_t i = 0; i < total; i++) {
 		if (strncmp(variables[i], PRELOAD_VARIABLE, strlen(PRELOAD_VARIABLE)) != 0)
-			continue;
-		has_library = true;
-		if (strstr(variables[i], path))
-			continue;
-		stpcpy(stpcpy(stpcpy(text, library), ":"), variables[i] + strlen(PRELOAD_VARIABLE));
-		amended[i] = text;
+			amended[count++] = variables[i];
 	}
-	if (!has_library)
+	if (!preload) {
 		amended[count++] = (char *)(uintptr_t)library;
+	} else if (preload_list_has(preload + strlen(PRELOAD_VARIABLE), path)) {
+		amended[count++] = (char *)(uintptr_t)preload;
+	} else {
+		stpcpy(stpcpy(stpcpy(text, library), ":"), preload + strlen(PRELOAD_VARIABLE));
+		amended[count++] = text;
+	}
 	for (size_t i = 0; i < kept_count; i++) {
 		if (!find_variable(variables, kept[i].text, kept[i].name_length))
 			amended[count++] = (char *)(uintptr_t)kept[i].text;
