@@ -53,7 +53,8 @@ struct exposed_services {
 	const char *services[LISTEN_MAX];
 };
 
-/* Is it a service, or with '/' a directory to list, that a request line can carry with its CRLF? "" lists all. */
+/* Is it a service, or with '/' a directory to list, that a request line can carry with its CRLF? "" lists
+ * all. */
 static enum path_verdict service_verdict(const char *service, size_t length)
 {
 	if (length == 0)

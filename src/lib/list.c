@@ -153,6 +153,9 @@ static int list_run(struct list *list, int timeout_ms)
 		return r;
 	do {
 		r = list_step(list, deadline_ms, &stopped);
+		/* A router that never stops sending leaves nothing to wait for. */
+		if (r == LIST_GOES_ON && list->has_begun && kaiso_now_ms() >= deadline_ms)
+			r = -ETIMEDOUT;
 	} while (r == LIST_GOES_ON);
 	kaiso_connection_close(&list->connection);
 	return r < 0 ? r : stopped;

@@ -161,6 +161,9 @@ static ssize_t receive_some(const struct client *client, char *bytes, size_t siz
 		ssize_t count = recv(client->fd, bytes, size, 0);
 		int r = count < 0 ? -errno : 0;
 
+		/* From a router that never stops sending there is nothing to wait for. */
+		if (count > 0 && clock_now_ms() >= client->deadline_ms)
+			return -ETIMEDOUT;
 		if (r == -ECONNRESET)
 			return 0;
 		if (r == -EAGAIN)

@@ -43,7 +43,8 @@ static int passfd_start(struct wrap_role *role, struct supervisor *supervisor, e
 	return 0;
 }
 
-/* The control socket was opened before the program's process was forked, so that its word is known here too. */
+/* The control socket was opened before the program's process was forked, so that its word is known here
+ * too. */
 static int passfd_prepare(struct wrap_role *role, enum wrap_mode mode)
 {
 	struct passfd *passfd = CONTAINER_OF(role, struct passfd, role);

@@ -2,9 +2,9 @@
  * The role of `kaiso passfd`: any server program receives the clients' own sockets.
  *
  * At listen() the file under the program's listener is replaced by a queue (passfd_queue.h), and accept()
- * takes clients out of it. The receiver (passfd_receiver.h) fills the queues; it lives in the
- * supervisor's process. Under seccomp the supervisor does both steps for the program (passfd_hooks.h), under preload
- * the library in the program does (preload_passfd.c) and asks for its queue over the control socket.
+ * takes clients out of it. The receiver (passfd_receiver.h) fills the queues; it lives in the supervisor's
+ * process. Under seccomp the supervisor does both steps for the program (passfd_hooks.h), under preload the
+ * library in the program does (preload_passfd.c) and asks for its queue over the control socket.
  */
 #ifndef KAISO_WRAP_PASSFD_H
 #define KAISO_WRAP_PASSFD_H

@@ -118,13 +118,28 @@ static void connection_add(struct passfd_control *control, int fd)
 	loop_timer_set(loop, &connection->timer, loop->now_ms + REQUEST_MS);
 }
 
+/* The abstract name is open to every user of this network namespace. A program may have become another user
+ * before it listens; but those others never get all the places. */
+static bool is_own_user(int fd)
+{
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == geteuid();
+}
+
 static void control_on_events(struct loop_watch *watch, uint32_t events)
 {
+	struct passfd_control *control = CONTAINER_OF(watch, struct passfd_control, watch);
 	int fd = accept4(watch->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	(void)events;
-	if (fd >= 0)
-		connection_add(CONTAINER_OF(watch, struct passfd_control, watch), fd);
+	if (fd < 0)
+		return;
+	if (control->connection_count < CONNECTIONS_MAX / 2 || is_own_user(fd))
+		connection_add(control, fd);
+	else
+		close(fd);
 }
 
 static int choose_word(char word[static CONTROL_WORD_SIZE])

@@ -1,10 +1,10 @@
 /*
- * How a program under preload talks to the receiver: one request, one reply, over an
- * abstract UNIX SEQPACKET socket whose name stands in the environment, with a secret beside it (names are
- * public in /proc/net/unix). A name reaches through chroot(2) and does not depend on inherited descriptors.
+ * How a program under preload talks to the receiver: one request, one reply, over an abstract UNIX
+ * SEQPACKET socket whose name stands in the environment, with a secret beside it (names are public in
+ * /proc/net/unix). A name reaches through chroot(2) and does not depend on inherited descriptors.
  *
- * Request: the secret, with the listener's descriptor. Reply: a result as of receiver_offer_take(), and with 1 the
- * program's end of the queue.
+ * Request: the secret, with the listener's descriptor. Reply: a result as of receiver_offer_take(), and
+ * with 1 the program's end of the queue.
  */
 #ifndef KAISO_WRAP_PASSFD_CONTROL_H
 #define KAISO_WRAP_PASSFD_CONTROL_H
@@ -43,8 +43,8 @@ struct control_reply {
 	int32_t result;
 };
 
-/* Offers a listener, which stays the caller's. Waits for the reply. 1 and *program_end (close-on-exec), 0: leave it, -ECONNREFUSED: the
- * receiver is gone; another negative errno. */
+/* Offers a listener, which stays the caller's. Waits for the reply. 1 and *program_end (close-on-exec), 0:
+ * leave it, -ECONNREFUSED: the receiver is gone; another negative errno. */
 int control_offer(const char *word, int listener_fd, int *program_end);
 
 /* Is somebody there? */

@@ -1,15 +1,16 @@
 /*
- * Theory of operation: each hook takes a duplicate of the descriptor that the call is about. When it is a queue,
- * its name says so, whoever made it and however it came there; the hook then answers the call
+ * Theory of operation: each hook takes a duplicate of the descriptor that the call is about. When it is a
+ * queue, its name says so, whoever made it and however it came there; the hook then answers the call
  * itself. In every other case the kernel goes on with the call as if nothing were. A duplicate is closed
  * before the hook returns: one that stays would keep a listener alive which the program has closed.
  *
- * A blocking accept() is parked as a waiter with the receiver, which gives the next client of that
- * queue straight to it. A call that a signal interrupts leaves a parked one behind that nobody waits for; giving
+ * A blocking accept() is parked as a waiter with the receiver, which gives the next client of that queue
+ * straight to it. A call that a signal interrupts leaves a parked one behind that nobody waits for; giving
  * to it fails, and the client goes to the next. Stale ones are thrown out as new ones come.
  *
- * epoll keeps a registration by (open file, number). To move one, the listener and then the queue must stand at the
- * program's number in the table of whoever calls epoll_ctl(2): a child of our own, with a table of its own.
+ * epoll keeps a registration by (open file, number). To move one, the listener and then the queue must
+ * stand at the program's number in the table of whoever calls epoll_ctl(2): a child of our own, with a
+ * table of its own.
  */
 #include "wrap/passfd_hooks.h"
 
@@ -43,7 +44,8 @@ struct parked {
 	struct loop_timer timer; /* SO_RCVTIMEO of the listener (socket(7)) */
 };
 
-/* The queue that the call's first argument is, or -1 when it is none. */
+/* The queue that the call's first argument is, or a negative errno when it is none, or cannot be looked
+ * at. */
 static int take_queue(struct supervisor *supervisor, const struct supervisor_call *call,
 		      struct queue_identity *identity)
 {
@@ -51,9 +53,16 @@ static int take_queue(struct supervisor *supervisor, const struct supervisor_cal
 
 	if (fd >= 0 && !queue_recognize(fd, identity)) {
 		close(fd);
-		return -1;
+		return -ENOTSOCK;
 	}
 	return fd;
+}
+
+/* Could the descriptor not be looked at for want of room? To go on then would be to listen unwrapped, or to
+ * accept from a queue as if it were nothing: the program is told what its own limit would tell it. */
+static bool is_exhausted(int fd)
+{
+	return fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM;
 }
 
 /* As the kernel does: *room is read, the address cut to it, its true length written back. */
@@ -95,7 +104,8 @@ static void move_registration(const struct epoll_registration *registration, int
 		epoll_ctl(epoll, EPOLL_CTL_ADD, number, &event);
 }
 
-/* A child that sends no signal when it ends, so that nobody else waits for it by mistake (clone(2), __WCLONE). */
+/* A child that sends no signal when it ends, so that nobody else waits for it by mistake (clone(2),
+ * __WCLONE). */
 static void move_registration_in_child(const struct epoll_registration *registration, int epoll_fd,
 				       int listener_fd, int program_end)
 {
@@ -123,7 +133,8 @@ static void move_registrations(struct supervisor *supervisor, const struct super
 	}
 }
 
-/* Puts the queue wherever the process has the listener. 0, or the error of the number that the call is about. */
+/* Puts the queue wherever the process has the listener. 0, or the error of the number that the call is
+ * about. */
 static int swap(struct supervisor *supervisor, const struct supervisor_call *call, int listener_fd,
 		int program_end)
 {
@@ -170,6 +181,10 @@ static enum supervisor_verdict hook_listen(struct supervisor *supervisor, const 
 	CLEANUP_CLOSE int fd = supervisor_take_fd(supervisor, call, (int)call->arguments[0]);
 	struct queue_identity identity;
 
+	if (is_exhausted(fd)) {
+		*result = fd;
+		return SUPERVISOR_RETURN;
+	}
 	if (fd < 0)
 		return SUPERVISOR_CONTINUE;
 	if (queue_recognize(fd, NULL)) {
@@ -331,6 +346,10 @@ static enum supervisor_verdict hook_accept(struct supervisor *supervisor, const 
 	struct queue_identity identity;
 	CLEANUP_CLOSE int fd = take_queue(supervisor, call, &identity);
 
+	if (is_exhausted(fd)) {
+		*result = fd;
+		return SUPERVISOR_RETURN;
+	}
 	if (fd < 0 || (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) != 0)
 		return SUPERVISOR_CONTINUE; /* the kernel says EINVAL to both: no listener, no such flag */
 	return accept_from(context, supervisor, call, fd, &identity, flags, result);

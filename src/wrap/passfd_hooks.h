@@ -1,6 +1,6 @@
 /*
- * What the supervisor does for a server that it wraps by seccomp: listen() and accept(), and the calls that would
- * tell the program that its listener is another socket now.
+ * What the supervisor does for a server that it wraps by seccomp: listen() and accept(), and the calls that
+ * would tell the program that its listener is another socket now.
  */
 #ifndef KAISO_WRAP_PASSFD_HOOKS_H
 #define KAISO_WRAP_PASSFD_HOOKS_H

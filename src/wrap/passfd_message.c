@@ -81,7 +81,8 @@ socklen_t control_name(const char *word, struct sockaddr_un *name)
 	return offsetof(struct sockaddr_un, sun_path) + 1 + CONTROL_NAME_LENGTH;
 }
 
-/* A connection, or a negative errno. A signal cannot lose it: connect(2) to a UNIX socket is done or not begun. */
+/* A connection, or a negative errno. A signal cannot lose it: connect(2) to a UNIX socket is done or not
+ * begun. */
 static int control_connect(const char *word)
 {
 	struct sockaddr_un name;

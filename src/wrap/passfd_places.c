@@ -1,6 +1,6 @@
 /*
- * /proc/PID/fd is read with getdents64(2) into a buffer on the stack: opendir(3) allocates, and this also runs inside
- * programs that may be anywhere in their own start.
+ * /proc/PID/fd is read with getdents64(2) into a buffer on the stack: opendir(3) allocates, and this also
+ * runs inside programs that may be anywhere in their own start.
  */
 #include "wrap/passfd_places.h"
 

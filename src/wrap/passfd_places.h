@@ -1,8 +1,8 @@
 /*
  * Where a process keeps a socket: its descriptors, and its registrations with epoll(7).
  *
- * A registration belongs to the open file, not to the number, so it does not come along when another file is put at
- * the number: it has to be taken off the old file and made again for the new one.
+ * A registration belongs to the open file, not to the number, so it does not come along when another file
+ * is put at the number: it has to be taken off the old file and made again for the new one.
  *
  * libc only, no allocation, no lock.
  */
@@ -30,8 +30,9 @@ struct places {
 };
 
 /*
- * Reads from /proc where the process has the socket (proc(5): fd, and in fdinfo "tfd:", of Linux 5.8 with its inode). pid 0 is the
- * calling process. What is beyond PLACES_MAX, or cannot be read, is left out. socket_fd: the caller's own descriptor of it.
+ * Reads from /proc where the process has the socket (proc(5): fd, and in fdinfo "tfd:", of Linux 5.8 with
+ * its inode). pid 0 is the calling process. What is beyond PLACES_MAX, or cannot be read, is left out.
+ * socket_fd: the caller's own descriptor of it.
  */
 void places_find(pid_t pid, int socket_fd, struct places *places);
 

@@ -1,8 +1,8 @@
 /*
- * The name of a queue is "\0kaiso-passfd/ID/F/ADDRESS": ID 16 hexadecimal digits, F the family (4, 6, u) and the
- * letters o (IPV6_V6ONLY) and r (SO_REUSEPORT), ADDRESS the listener's, hexadecimal for IPv4 and IPv6, the plain
- * bytes for UNIX. An abstract name may hold any byte but is shown in /proc/net/unix, one line
- * a socket: hence the digits. A UNIX path that does not fit goes on in the name of the receiver's end,
+ * The name of a queue is "\0kaiso-passfd/ID/F/ADDRESS": ID 16 hexadecimal digits, F the family (4, 6, u)
+ * and the letters o (IPV6_V6ONLY) and r (SO_REUSEPORT), ADDRESS the listener's, hexadecimal for IPv4 and
+ * IPv6, the plain bytes for UNIX. An abstract name may hold any byte but is shown in /proc/net/unix, one
+ * line a socket: hence the digits. A UNIX path that does not fit goes on in the name of the receiver's end,
  * "\0kaiso-passfd-more/ID/REST", which the program's end sees as its peer.
  *
  * bind(2) works on the ends of a socket pair as on any socket without a name (unix(7)).
@@ -163,7 +163,8 @@ bool queue_name_is_ours(const struct sockaddr_un *name, socklen_t length)
 	       name->sun_path[0] == '\0' && memcmp(name->sun_path + 1, NAME_PREFIX, strlen(NAME_PREFIX)) == 0;
 }
 
-/* What did not fit the program's end's own name. Any program may give a socket such names: no more than room. */
+/* What did not fit the program's end's own name. Any program may give a socket such names: no more than
+ * room. */
 static bool read_more(int fd, char *to, size_t room, size_t *length)
 {
 	struct sockaddr_un peer;
@@ -253,17 +254,34 @@ static int check_room(int program_end)
 	return 0;
 }
 
+/* Waits, if the descriptor does, until there is a client, and takes it. Room is asked for only then: while
+ * it was waited another thread may have taken the last descriptor, or it may take the client. */
+static ssize_t receive_with_room(int program_end, int receive_flags, union queue_address *address,
+				 int *client_fd)
+{
+	ssize_t received;
+	char byte;
+	int r;
+
+	do {
+		if (recv(program_end, &byte, 1, MSG_PEEK | (receive_flags & MSG_DONTWAIT)) < 0)
+			return -errno;
+		r = check_room(program_end);
+		if (r < 0)
+			return r;
+		received = message_receive(program_end, address, sizeof(*address),
+					   receive_flags | MSG_DONTWAIT, client_fd);
+	} while (received == -EAGAIN);
+	return received;
+}
+
 int queue_receive(int program_end, int flags, int receive_flags, union queue_address *address,
 		  socklen_t *length)
 {
 	const int cloexec = (flags & SOCK_CLOEXEC) != 0 ? MSG_CMSG_CLOEXEC : 0;
-	int client_fd = check_room(program_end);
-	ssize_t received;
+	int client_fd = -1;
+	ssize_t received = receive_with_room(program_end, receive_flags | cloexec, address, &client_fd);
 
-	if (client_fd < 0)
-		return client_fd;
-	received =
-		message_receive(program_end, address, sizeof(*address), receive_flags | cloexec, &client_fd);
 	if (received < 0)
 		return received == -ECONNRESET || received == -ENOTCONN ? -EPIPE : (int)received;
 	if (received < (ssize_t)sizeof(sa_family_t))

@@ -1,15 +1,15 @@
 /*
- * Theory of operation: there are sources of clients and queues for them. A
- * source reads one client at a time and delivers it; when no queue takes it, the source holds it and
- * is not watched until a queue has room again (wake). That is the back-pressure: routers feel it
- * as a full connection, plain clients as a full backlog.
+ * Theory of operation: there are sources of clients and queues for them. A source reads one client at a
+ * time and delivers it; when no queue takes it, the source holds it and is not watched until a queue has
+ * room again (wake). That is the back-pressure: routers feel it as a full connection, plain clients as a
+ * full backlog.
  *
  * At the limit of descriptors recvmsg(2) loses what it cannot place (MSG_CTRUNC). It does not come to that:
- * a source holds at most one client, and there are at most so many sources and queues that all of
- * it fits the limit.
+ * a source holds at most one client, and there are at most so many sources and queues that all of it fits
+ * the limit.
  *
- * Which listener is the server's is decided once one is offered: the one that was asked for, or the first TCP port.
- * A UNIX listener is served at SOCKET only when no TCP one has come after a moment.
+ * Which listener is the server's is decided once one is offered: the one that was asked for, or the first
+ * TCP port. A UNIX listener is served at SOCKET only when no TCP one has come after a moment.
  */
 #include "wrap/passfd_receiver.h"
 
@@ -54,6 +54,7 @@ struct source {
 	struct client held;
 	struct loop_timer silence; /* ROUTER: until its first client */
 	bool is_closed_to_plain;   /* LISTENER */
+	bool is_nonblocking;       /* LISTENER, SOCKET: as the program had it, before we set it ourselves */
 	uint64_t cookie;           /* LISTENER, SOCKET: the same for all descriptors of one socket */
 	unsigned queue_count;      /* LISTENER, SOCKET: queues that stand for it */
 };
@@ -187,8 +188,8 @@ static socklen_t address_for(sa_family_t family, const struct client *client, un
 		memcpy(&address->in.sin_addr, &client->address.in6.sin6_addr.s6_addr[12], 4);
 		return sizeof(address->in);
 	}
-	/* A client of a router's UNIX socket has no address, and programs with a TCP listener do not expect that:
-	 * it is on this host, so it comes from the loopback, port 0. */
+	/* A client of a router's UNIX socket has no address, and programs with a TCP listener do not expect
+	 * that: it is on this host, so it comes from the loopback, port 0. */
 	if (family == AF_INET) {
 		address->in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 		return sizeof(address->in);
@@ -358,7 +359,8 @@ static bool client_look(struct client *client)
 	if (getsockopt(client->fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0 || type != SOCK_STREAM)
 		return false;
 	client->length = sizeof(client->address);
-	/* A client that was reset meanwhile has no peer: the program does not hear of it, as with a real backlog. */
+	/* A client that was reset meanwhile has no peer: the program does not hear of it, as with a real
+	 * backlog. */
 	if (getpeername(client->fd, &client->address.sa, &client->length) != 0)
 		return false;
 	if (client->address.sa.sa_family == AF_UNIX)
@@ -454,7 +456,8 @@ static void router_add(struct passfd_receiver *receiver, int fd)
 		close(fd);
 		return;
 	}
-	/* A router of the first kind may have sent its client and left: what it sent is there all the same. */
+	/* A router of the first kind may have sent its client and left: what it sent is there all the
+	 * same. */
 	send(fd, &greeting, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 	list_append(&receiver->routers, &router->member);
 	receiver->router_count++;
@@ -542,7 +545,8 @@ static struct source *listener_find(const struct passfd_receiver *receiver, int 
 	return NULL;
 }
 
-/* The listener behind the descriptor, known already or new; takes the descriptor in both cases. NULL: no memory. */
+/* The listener behind the descriptor, known already or new; takes the descriptor in both cases. NULL: no
+ * memory. */
 static struct source *listener_get_take(struct passfd_receiver *receiver, int fd, bool is_unix)
 {
 	const bool is_socket = is_unix && receiver->options->socket_path[0] == '\0';
@@ -559,6 +563,7 @@ static struct source *listener_get_take(struct passfd_receiver *receiver, int fd
 	listener->cookie = cookie_of(fd);
 	listener->is_closed_to_plain = receiver->options->refuses_plain && !is_unix;
 	list_append(&receiver->listeners, &listener->member);
+	listener->is_nonblocking = (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0;
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	source_wake(listener);
 	return listener;
@@ -657,13 +662,16 @@ static bool is_wanted(const struct passfd_receiver *receiver, const struct queue
 	       (receiver->queue_count == 0 || listener_find(receiver, listener_fd) != NULL);
 }
 
-/* O_NONBLOCK belongs to the open file: it has to be read before the listener gets ours. */
-static void copy_mode(int listener_fd, int program_end)
+/* O_NONBLOCK belongs to the open file: where other processes have offered the listener before, it is ours
+ * already. */
+static void copy_mode(const struct source *known, int listener_fd, int program_end)
 {
+	const bool is_nonblocking = known ? known->is_nonblocking :
+					    (fcntl(listener_fd, F_GETFL) & O_NONBLOCK) != 0;
 	struct timeval timeout;
 	socklen_t length = sizeof(timeout);
 
-	if ((fcntl(listener_fd, F_GETFL) & O_NONBLOCK) != 0)
+	if (is_nonblocking)
 		fcntl(program_end, F_SETFL, O_NONBLOCK);
 	if (getsockopt(listener_fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, &length) == 0)
 		setsockopt(program_end, SOL_SOCKET, SO_RCVTIMEO, &timeout, length);
@@ -681,7 +689,7 @@ int receiver_offer_take(struct passfd_receiver *receiver, int listener_fd, int *
 	r = queue_open(&identity, &end, &receiver_end);
 	if (r < 0)
 		return r;
-	copy_mode(listener_fd, end);
+	copy_mode(listener_find(receiver, listener_fd), listener_fd, end);
 	if (receiver->options->refuses_plain && identity.address.sa.sa_family != AF_UNIX)
 		shutdown(listener_fd, SHUT_RD); /* stops listening, keeps the port */
 	listener = listener_get_take(receiver, listener_fd, identity.address.sa.sa_family == AF_UNIX);

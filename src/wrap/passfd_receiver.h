@@ -42,11 +42,13 @@ struct receiver_options {
 		silence_ms; /* how long a connection on SOCKET may stay without a first client; 0: for ever */
 };
 
-/* Somebody who waits for a client of one queue, before those who read it: a blocking accept() under seccomp. */
+/* Somebody who waits for a client of one queue, before those who read it: a blocking accept() under
+ * seccomp. */
 struct receiver_waiter {
 	struct list member;
-	/* Gives the client, which stays the giver's. 0, or a negative errno: nobody waits there any more, the client is
-	 * given to somebody else. client_fd -1: the queue is gone. The waiter is in no list any more. */
+	/* Gives the client, which stays the giver's. 0, or a negative errno: nobody waits there any more,
+	 * the client is given to somebody else. client_fd -1: the queue is gone. The waiter is in no list
+	 * any more. */
 	int (*give)(struct receiver_waiter *waiter, int client_fd, const struct sockaddr *address,
 		    socklen_t length);
 };
@@ -73,14 +75,16 @@ struct passfd_receiver {
 	struct loop_task shut;
 };
 
-/* Opens SOCKET. 0, or a negative errno and a line for people in reason (LISTEN_REASON_SIZE). options is borrowed. */
+/* Opens SOCKET. 0, or a negative errno and a line for people in reason (LISTEN_REASON_SIZE). options is
+ * borrowed. */
 int receiver_open(struct passfd_receiver *receiver, struct loop *loop, const struct receiver_options *options,
 		  char *reason, size_t reason_size);
 
 /* Removes SOCKET and closes the program's listeners and queues. May be called again. */
 void receiver_shut(struct passfd_receiver *receiver);
 
-/* The program itself has ended. As soon as no descendant of it holds a queue that it had, the receiver shuts. */
+/* The program itself has ended. As soon as no descendant of it holds a queue that it had, the receiver
+ * shuts. */
 void receiver_program_ended(struct passfd_receiver *receiver);
 
 /* The same as receiver_shut(), and frees all; after loop_run() has returned. */
@@ -88,8 +92,8 @@ void receiver_close(struct passfd_receiver *receiver);
 
 /*
  * A listener of the program, listening. 1: it is served from now on, listener_fd is consumed, and
- * *program_end (the caller's) shall take its place in the program, blocking or not as it was. 0: it is not the one that
- * is meant, leave it as it is. Or a negative errno.
+ * *program_end (the caller's) shall take its place in the program, blocking or not as it was. 0: it is not
+ * the one that is meant, leave it as it is. Or a negative errno.
  */
 int receiver_offer_take(struct passfd_receiver *receiver, int listener_fd, int *program_end);
 

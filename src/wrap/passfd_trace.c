@@ -1,9 +1,10 @@
 /*
- * ptrace(2) serves every program alike: static ones, Go, children of children. It is slow, and it is only for looking.
+ * ptrace(2) serves every program alike: static ones, Go, children of children. It is slow, and it is only
+ * for looking.
  *
- * The descendants are traced from their birth (PTRACE_O_TRACEFORK and so on); each stops at the entry and at the
- * exit of every system call. At the exit the kernel tells the number no more, so what was called is kept
- * by task from the entry on (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
+ * The descendants are traced from their birth (PTRACE_O_TRACEFORK and so on); each stops at the entry and
+ * at the exit of every system call. At the exit the kernel tells the number no more, so what was called is
+ * kept by task from the entry on (PTRACE_GET_SYSCALL_INFO, Linux 5.3).
  */
 #include "wrap/passfd_trace.h"
 
@@ -130,7 +131,8 @@ static int signal_for(int status)
 	const int signal_number = WSTOPSIG(status);
 	const int event = status >> 16;
 
-	/* SIGSTOP begins a new descendant's life under trace (PTRACE_EVENT_STOP has it for those attached by seize). */
+	/* SIGSTOP begins a new descendant's life under trace (PTRACE_EVENT_STOP has it for those attached
+	 * by seize). */
 	if (event != 0 || signal_number == (SIGTRAP | 0x80))
 		return 0;
 	return signal_number;

@@ -2,9 +2,9 @@
  * In a server under preload: listen() trades the listener for a queue, accept() takes clients from it, and
  * the calls that would give the trade away answer as the listener would.
  *
- * Every function makes the real call first and looks twice only where its result can come from a queue: accept()
- * of a queue fails with EINVAL, its name is a UNIX one, options of TCP are not supported. So other descriptors
- * cost nothing.
+ * Every function makes the real call first and looks twice only where its result can come from a queue:
+ * accept() of a queue fails with EINVAL, its name is a UNIX one, options of TCP are not supported. So other
+ * descriptors cost nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,7 +56,8 @@ static int fail(int error)
 
 /* ----------------------------------------------------------------- listen */
 
-/* Registrations by a number that is another file's now are left alone: those numbers are not ours to touch. */
+/* Registrations by a number that is another file's now are left alone: those numbers are not ours to
+ * touch. */
 static bool is_at(const struct places *places, int fd)
 {
 	for (size_t i = 0; i < places->fd_count; i++)
@@ -204,7 +205,8 @@ int passfd_getsockname(int fd, struct sockaddr *address, socklen_t *room)
 	const socklen_t asked = room ? *room : 0;
 	int r = preload_calls()->getsockname(fd, address, room);
 
-	/* The true length is told even where the room is too small. Only UNIX sockets have names of such length. */
+	/* The true length is told even where the room is too small. Only UNIX sockets have names of such
+	 * length. */
 	if (r != 0 || !is_active() || !room || *room <= sizeof(struct sockaddr_in6))
 		return r;
 	if (queue_recognize(fd, &identity)) {

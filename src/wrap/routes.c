@@ -1,7 +1,7 @@
 /*
  * Theory of operation: names are looked up once, by the command (routes_words.c), and from then on only
- * addresses count: what a program resolves by itself, by whatever way, is compared with those. A table crosses exec(2) as
- * text in the environment, where the preload library reads it again.
+ * addresses count: what a program resolves by itself, by whatever way, is compared with those. A table
+ * crosses exec(2) as text in the environment, where the preload library reads it again.
  */
 #include "wrap/routes.h"
 

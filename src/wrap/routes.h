@@ -26,16 +26,16 @@ struct routes {
 };
 
 /*
- * Adds every address of kaiso (net/kaiso_address.h; looked up: may block; a UNIX socket is none that a program
- * connects to by address). With service NULL, kaiso is a URL that names one. 0, or -EINVAL (the words are
- * wrong), -ENOENT (no such host), -EAGAIN (the name cannot be looked up now), -ENOMEM, with a line for
- * people in reason. In routes_words.c, which the preload library does without.
+ * Adds every address of kaiso (net/kaiso_address.h; looked up: may block; a UNIX socket is none that a
+ * program connects to by address). With service NULL, kaiso is a URL that names one. 0, or -EINVAL (the
+ * words are wrong), -ENOENT (no such host), -EAGAIN (the name cannot be looked up now), -ENOMEM, with a
+ * line for people in reason. In routes_words.c, which the preload library does without.
  */
 int routes_add(struct routes *routes, const char *kaiso, const char *service,
 	       char reason[static ROUTES_REASON_SIZE]);
 
-/* Adds one route: these addresses (normalized) lead to service. 0, -EINVAL (control bytes, or longer than a line),
- * -ENOMEM. */
+/* Adds one route: these addresses (normalized) lead to service. 0, -EINVAL (control bytes, or longer than a
+ * line), -ENOMEM. */
 int routes_add_addresses(struct routes *routes, const union addr *addresses, size_t count,
 			 const char *service);
 

@@ -6,13 +6,22 @@ import threading
 import pytest
 
 from harness.router import KAISO, Router
+from harness.services import has_ipv6
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "threads: many threads at once; these also run with the thread sanitizer")
+    config.addinivalue_line("markers", "ipv6: needs [::1], as does whatever has it among its parameters")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     threading.stack_size(256 * 1024)
+
+
+def pytest_runtest_setup(item):
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    needs_ipv6 = item.get_closest_marker("ipv6") or any("::" in str(one) or one == ":0" for one in parameters)
+    if needs_ipv6 and not has_ipv6():
+        pytest.skip("this host has no IPv6")
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,7 @@ def test_addresses(new_router, word, pattern):
         router.open("foo", address=address).exchange(b"hello")
 
 
+@pytest.mark.ipv6
 def test_colon_port_is_every_address(new_router):
     """`:PORT`: one IPv4 and one IPv6 socket with the same port."""
     router = new_router(listen=(":0",))
@@ -170,6 +171,7 @@ def test_colon_port_is_every_address(new_router):
         router.wait_session(client, reason="done")
 
 
+@pytest.mark.ipv6
 def test_several_addresses(new_router):
     """As many as wished, of every kind, each told."""
     router = new_router(start=False)

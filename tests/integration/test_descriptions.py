@@ -505,6 +505,7 @@ def test_chain_through_a_unix_listener_of_its_own(new_router):
     router.wait_fds_back()
 
 
+@pytest.mark.ipv6
 def test_many_kinds_at_once(router):
     """Targets of every kind side by side."""
     router.echo("unix")

@@ -124,6 +124,7 @@ def test_kaiso_elsewhere(new_router, new_exposer, tmp_path, listen, is_url):
     router.wait_log(msg="session", service="foo", reason="done")
 
 
+@pytest.mark.ipv6
 def test_several_pairs(router, new_exposer, tmp_path):
     """Each listener leads to its own service, also one that stands for two sockets."""
     for name in ("a", "b c", "d/é"):

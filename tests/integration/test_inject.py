@@ -9,7 +9,7 @@ import pytest
 
 from harness.inject import MODES, PROGRAMS, compile_c, inject
 from harness.router import KAISO, clean_environment
-from harness.services import echo
+from harness.services import echo, has_ipv6
 from harness.wait import DEADLINE
 
 modes = pytest.mark.parametrize("mode", MODES)
@@ -42,7 +42,7 @@ def http(stream):
 @pytest.fixture
 def web(new_router):
     """A router on IPv4 and IPv6 with an HTTP service `web`."""
-    router = new_router(listen=("127.0.0.1:0", "[::1]:0"))
+    router = new_router(listen=("127.0.0.1:0", "[::1]:0") if has_ipv6() else ("127.0.0.1:0",))
     router.service("web", http, backlog=512)
     return router
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness import process
 from harness.inject import MODES, PROGRAMS, compile_c, helpers, inject, inject_words
+from harness.namespaces import public_kaiso
 from harness.router import clean_environment
 from harness.wait import DEADLINE, wait_until
 
@@ -322,6 +323,7 @@ def test_unprivileged(router, mode):
     router.echo("web")
     words = inject_words(mode, router.address, "web", "socat", "-", f"TCP:{router.address}")
     if os.geteuid() == 0:
+        words[0] = public_kaiso(router.root)
         words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--", *words]
     done = subprocess.run(words, input=b"both ways", capture_output=True, check=False, timeout=DEADLINE,
                           env=clean_environment())

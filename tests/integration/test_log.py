@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from harness.router import KAISO, Router, clean_environment
 from harness.stream import noise
 from harness.wait import DEADLINE, wait_until
@@ -36,6 +38,7 @@ def test_target_of_a_session(router):
         assert target in router.wait_session(client)["target"]
 
 
+@pytest.mark.ipv6
 def test_ipv6_client(new_router):
     """[::1]:PORT, and an IPv4 client of a socket for both families would be plain IPv4."""
     router = new_router(listen=("[::1]:0",))

@@ -1,9 +1,11 @@
 """`kaiso passfd` around real servers: 400 clients through the router, 20 at a time, and the plain port beside."""
 
+import functools
 import os
 import re
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
@@ -232,11 +234,17 @@ def nginx_deferred(port, root):
     return nginx(port, root, listen="deferred fastopen=16 so_keepalive=on")
 
 
+@functools.cache
+def go_directory():
+    """For all tests here, since Go first compiles its library; removed when they end."""
+    return tempfile.TemporaryDirectory(prefix="kaiso-go-")
+
+
 def go_server(port, root):
     source = write(f"{root}/server.go", GO)
     subprocess.run(["go", "build", "-o", f"{root}/server", source], check=True, capture_output=True,
-                   env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOPATH": "/tmp/kaiso-go",
-                        "GOCACHE": "/tmp/kaiso-go/cache", "GO111MODULE": "off"})
+                   env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOPATH": go_directory().name,
+                        "GOCACHE": f"{go_directory().name}/cache", "GO111MODULE": "off"})
     return [f"{root}/server", port], ask_peer
 
 
@@ -291,7 +299,7 @@ def serve(router, server, mode, *options):
     return wrapped, ask, port, root
 
 
-def wait_answer(port, ask):
+def wait_answer(wrapped, port, ask):
     """The plain port answers: the server is ready."""
     def answers():
         try:
@@ -302,7 +310,7 @@ def wait_answer(port, ask):
             raise
         return True
 
-    wait_until(answers, f"port {port} to answer")
+    wait_until(answers, lambda: f"port {port} to answer:\n{wrapped.output()}")
 
 
 @pytest.mark.parametrize("server,mode", TABLE, ids=[f"{mode}-{server.__name__}" for server, mode in TABLE])
@@ -310,7 +318,7 @@ def test_server(router, server, mode):
     """Right bytes, right peer address, no descriptor left behind, no spinning helper, SOCKET gone at the end."""
     wrapped, ask, port, _ = serve(router, server, mode)
     is_daemon = server is redis_daemon
-    wait_answer(port, ask)
+    wait_answer(wrapped, port, ask)
     if is_daemon:
         assert wrapped.wait_exit() == 0
         pid = int(re.search(r"process_id:(\d+)", redis_info(port)).group(1))
@@ -339,7 +347,7 @@ def test_nginx_daemon_with_reload(router, mode):
     program, ask = nginx(port, root, daemon="on")
     wrapped = Wrapped(router, program, mode=mode)
     assert wrapped.wait_exit() == 0, wrapped.output()
-    wait_answer(port, ask)
+    wait_answer(wrapped, port, ask)
     master = wait_pid(f"{root}/nginx.pid")
     try:
         for _ in range(3):

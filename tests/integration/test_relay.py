@@ -492,6 +492,7 @@ def test_unix_client_with_a_tcp_service(new_router):
             assert [task.join() for task in tasks][2:] == [noise_sum(2 << 20)] * 2
 
 
+@pytest.mark.ipv6
 def test_backend_on_ipv6(new_router):
     """A client over IPv6 to a service over IPv6."""
     router = new_router(listen=("[::1]:0",))

@@ -724,7 +724,8 @@ static void test_host_name(void **state)
 	dial_begin_within(PATIENCE_MS);
 	assert_int_equal(dial_start_host(&dial, resolver, "localhost", ntohs(addr.in.sin_port)), 0);
 	run();
-	assert_int_equal(result, -ECONNREFUSED);
+	/* what ::1 said, the last one that was tried, and not every host has it */
+	assert_true(result == -ECONNREFUSED || result == -EADDRNOTAVAIL);
 	close(refusing);
 	close(listener);
 	resolver_free(resolver);

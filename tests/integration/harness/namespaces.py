@@ -7,9 +7,13 @@ few capabilities. Mount namespaces need a root directory that is a mount point, 
 
 import functools
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+
+from .router import KAISO
 
 OWN_USERS = ["--map-root-user"]
 
@@ -42,3 +46,11 @@ def joined(pid, *kinds):
 def not_almighty():
     """Before a program: the same user with no capability, even when that is root."""
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
+def public_kaiso(directory):
+    """A copy of the program, and of what it preloads, where every user may run it: /root is closed to others."""
+    for path in (Path(KAISO), Path(KAISO).with_name("libkaiso-preload.so")):
+        shutil.copy(path, directory)
+    os.chmod(directory, 0o755)
+    return str(Path(directory, Path(KAISO).name))

@@ -1,6 +1,7 @@
 """Servers under `kaiso passfd`, and clients that look closely at what they get."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,11 +16,43 @@ from .wait import DEADLINE, Overdue, wait_until
 MODES = ("seccomp", "preload")
 
 
-def free_port(host="127.0.0.1"):
-    """A port that was free a moment ago."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return sock.getsockname()[1]
+_reserved = []  # sockets whose names say which ports are in use, for other test runs too
+
+
+def _is_unused(port):
+    """No socket has it on any address, not even one in TIME-WAIT, which keeps a listener for all addresses away."""
+    is_dual = socket.has_dualstack_ipv6()
+    with socket.socket(socket.AF_INET6 if is_dual else socket.AF_INET) as sock:
+        if is_dual:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            sock.bind(("::" if is_dual else "0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def _reserve(port):
+    """False when a test that runs at the same time has it, whose server may not listen yet."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.bind(f"\0kaiso-test-port-{port}")
+    except OSError:
+        sock.close()
+        return False
+    _reserved.append(sock)
+    return True
+
+
+def free_port():
+    """A port for a server that starts later, and for nobody else until these tests end.
+
+    None that the kernel gives out by itself: a client anywhere on the machine could get it before the server does.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        first_given = int(file.read().split()[0])
+    ports = range(10000, first_given if first_given > 12000 else 65536)
+    return next(port for port in random.sample(ports, len(ports)) if _reserve(port) and _is_unused(port))
 
 
 def descendants(pid):
@@ -56,12 +89,12 @@ class Wrapped:
     """
 
     def __init__(self, router, program, *options, mode="auto", socket_path=None, command=None, wrapper=(), cwd=None,
-                 user=None, name="web", awaits_socket=True, **env):
+                 user=None, kaiso=KAISO, name="web", awaits_socket=True, **env):
         self.root = str(router.root)
         self.socket_path = socket_path or os.fsdecode(router.path(f".{name}"))
         self.log_path = os.path.join(self.root, f"{name}.{len(os.listdir(self.root))}.out")
         if command is None:
-            command = [KAISO, "passfd", "--mode", mode, *options, self.socket_path, "--"]
+            command = [kaiso, "passfd", "--mode", mode, *options, self.socket_path, "--"]
         self.program = [str(word) for word in program]
         if socket_path is None:
             router.describe(name, f".{name} passfd\n")

@@ -1,6 +1,7 @@
 """What stands behind a router in the tests: listeners, echo services, receivers of handed-over sockets."""
 
 import fcntl
+import functools
 import itertools
 import os
 import queue
@@ -57,6 +58,17 @@ def connect_unix(path):
     finally:
         os.close(fd)
     return sock
+
+
+@functools.cache
+def has_ipv6():
+    """Containers often have no IPv6, not even on the loopback interface."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def bind_tcp(host="127.0.0.1", backlog=128, port=0):
