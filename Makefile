@@ -42,6 +42,7 @@ install: all
 	@meson configure build --prefix='$(PREFIX)'
 	@ninja -C build --quiet
 	@meson install -C build --no-rebuild $(if $(DESTDIR),--destdir '$(abspath $(DESTDIR))')
+	@[ -n '$(DESTDIR)' ] || ldconfig 2>/dev/null || true # so that libkaiso is found; not for a package
 
 clean:
 	@rm -rf build build-address build-thread build-fuzz

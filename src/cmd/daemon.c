@@ -134,7 +134,7 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE, "max-lists", "N", parse_count, AT(router.max_lists), A_COUNT,
 	  "lists that are being made at a time (default: 256)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-up", "MODE", parse_relay, AT(router.relay_up), A_RELAY,
-	  "how bytes move from TCP clients to services: auto, splice or copy (default: auto)" },
+	  "how bytes move from clients to services: splice, copy, or auto: bulk from TCP\nspliced, everything else copied (default: auto)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-down", "MODE", parse_relay, AT(router.relay_down), A_RELAY,
 	  "the same from services to clients (default: auto)" },
 	{ DAEMON_SERVE, "no-verbs", NULL, parse_off, AT(router.has_verbs), NULL,

@@ -933,19 +933,34 @@ static bool session_pump(struct session *session, struct relay_way *way, int sou
 	return false;
 }
 
+/* Bulk out of a UNIX socket is copied unless the operator says otherwise: spliced, it costs the receiver more than the
+ * router saves (doc/architecture.md). */
+static enum relay_mode relay_mode_from(enum relay_mode wanted, bool is_unix_source)
+{
+	return wanted == RELAY_AUTO && is_unix_source ? RELAY_COPY : wanted;
+}
+
+static bool session_has_unix_backend(const struct session *session)
+{
+	const struct service *service = session->service;
+
+	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
+}
+
 static enum step on_relay(struct session *session)
 {
 	const struct router_options *options = session->worker->shared->options;
+	enum relay_mode up = relay_mode_from(options->relay_up, session->peer.sa.sa_family == AF_UNIX);
+	enum relay_mode down = relay_mode_from(options->relay_down, session_has_unix_backend(session));
 
 	if (session->is_resetting && !session->is_client_lost)
 		return STEP_WAIT; /* for the timer */
 	/* From a client that was reset the service still gets what it had sent before. */
-	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, options->relay_up))
+	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, up))
 		return STEP_WAIT;
 	if (session->is_client_lost)
 		return session_over(session, SESSION_CLIENT_RESET);
-	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd,
-			  options->relay_down))
+	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd, down))
 		return STEP_WAIT;
 	/* A service that has closed both ways reads no more: then its end is the end. */
 	if (session->down.eof_sent && (session->up.eof_sent || session->is_backend_gone)) {
