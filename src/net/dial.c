@@ -11,7 +11,9 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -20,6 +22,7 @@
 
 #define UNIX_RETRY_FIRST_MS 1
 #define UNIX_RETRY_LAST_MS 50
+#define UNIX_JUST_MADE_MS 200
 #define ATTEMPT_MIN_MS 250
 
 /* ---- UNIX sockets --------------------------------------------------------------------------------- */
@@ -46,18 +49,41 @@ int dial_unix_at(int socket_file_fd)
 	return unix_connect(path, (size_t)length);
 }
 
-int dial_unix(const char *path)
+/* A server's socket is there from bind() on, and refuses until listen(): for a moment after it was made,
+ * "nobody listens" may only mean "not yet". */
+static bool is_just_made(const char *path)
 {
-	size_t length = strlen(path);
+	struct timespec now;
+	struct stat status;
+	int64_t age_ms;
 
-	if (length == 0)
-		return -ENOENT; /* to the kernel it would be an abstract name (unix(7)) */
+	if (stat(path, &status) != 0 || !S_ISSOCK(status.st_mode))
+		return false;
+	clock_gettime(CLOCK_REALTIME, &now);
+	age_ms = (int64_t)(now.tv_sec - status.st_ctim.tv_sec) * 1000 +
+		 (now.tv_nsec - status.st_ctim.tv_nsec) / 1000000;
+	return age_ms >= 0 && age_ms < UNIX_JUST_MADE_MS;
+}
+
+static int unix_dial_path(const char *path, size_t length)
+{
 	if (length < sizeof(((struct sockaddr_un *)NULL)->sun_path))
 		return unix_connect(path, length);
 
 	CLEANUP_CLOSE int file = fd_open_path(path, O_PATH);
 
 	return file < 0 ? file : dial_unix_at(file);
+}
+
+int dial_unix(const char *path)
+{
+	size_t length = strlen(path);
+	int fd;
+
+	if (length == 0)
+		return -ENOENT; /* to the kernel it would be an abstract name (unix(7)) */
+	fd = unix_dial_path(path, length);
+	return fd == -ECONNREFUSED && is_just_made(path) ? -EAGAIN : fd;
 }
 
 /* ---- dials that take time ------------------------------------------------------------------------- */

@@ -18,7 +18,8 @@
  * Done at once, never blocks: a connected descriptor, or a negative errno:
  *   -ENOENT, -ENOTDIR, -ELOOP  nothing there
  *   -ECONNREFUSED              nobody listens, or what lies there is no socket
- *   -EAGAIN                    its backlog is full: try again later (unix(7))
+ *   -EAGAIN                    its backlog is full (unix(7)), or it refuses but was made a moment ago, and may be about
+ *                              to listen: try again later
  *   -EACCES                    no permission
  *   -EPROTOTYPE                a socket, but not a stream one
  *   -EMFILE, -ENFILE, -ENOMEM  out of resources

@@ -3,6 +3,7 @@
  *
  *   load serve ADDR:PORT               answers each byte with itself, one client after the other; a client that
  *                                      sends 'D' is sent zeros until it leaves, one that sends 'U' is read to its end
+ *   load receive SOCKET                the same server, for clients that a router hands over (kaiso_accept())
  *   load connect ADDR:PORT LINE COUNT CLIENTS
  *                                      COUNT times in each of so many processes: connect, LINE, one byte there and
  *                                      back, close
@@ -13,6 +14,7 @@
  * All print one number: seconds. LINE may be empty. IPv4 only: the place is the loopback.
  */
 #include <arpa/inet.h>
+#include <kaiso.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -106,6 +108,17 @@ static void serve(const char *word)
 	}
 }
 
+static void receive(const char *path)
+{
+	struct kaiso_receiver *receiver;
+	int fd = 0, r = kaiso_listen(path, 0, &receiver);
+
+	while (r == 0 && (fd = kaiso_accept(receiver, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		serve_client(fd);
+	fprintf(stderr, "load: %s: %s\n", path, kaiso_strerror(r < 0 ? r : fd));
+	exit(1);
+}
+
 /* ---- the clients --------------------------------------------------------------------------------------- */
 
 static void send_first(int fd, const char *line, char byte)
@@ -192,6 +205,8 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 3 && strcmp(mode, "serve") == 0)
 		serve(argv[2]);
+	if (argc == 3 && strcmp(mode, "receive") == 0)
+		receive(argv[2]);
 	start = now();
 	if (argc == 6 && strcmp(mode, "connect") == 0)
 		connect_in_parallel(argv[2], argv[3], atol(argv[4]), atol(argv[5]));
@@ -202,7 +217,7 @@ int main(int argc, char **argv)
 	else if (argc == 4 && strcmp(mode, "elsewhere") == 0)
 		elsewhere(argv[2], atol(argv[3]));
 	else {
-		fputs("usage: load serve|connect|pull|calls|elsewhere ...\n", stderr);
+		fputs("usage: load serve|receive|connect|pull|calls|elsewhere ...\n", stderr);
 		return 2;
 	}
 	printf("%.6f\n", now() - start);

@@ -110,9 +110,13 @@ def bench_hand_over(bench, count):
     for mode, path in sockets.items():
         bench.server(bench.kaiso, "passfd", "--mode", mode, path, "--")
         (bench.services / mode).write_text(f".{mode} passfd\n")
+    bench.spawn(bench.load, "receive", bench.services / ".accept")
+    (bench.services / "accept").write_text(".accept passfd\n")
+    wait_for((bench.services / ".accept").exists, "the receiver")
     (bench.services / "relayed").write_text(f"127.0.0.1:{direct}\n")
     bench.start_router()
-    places = {"direct TCP": (direct, ""), "relayed": (bench.router_port, "relayed")}
+    places = {"direct TCP": (direct, ""), "relayed": (bench.router_port, "relayed"),
+              "handed over to kaiso_accept()": (bench.router_port, "accept")}
     for mode in sockets:
         places[f"handed over, {mode}"] = (bench.router_port, mode)
 
