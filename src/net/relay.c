@@ -114,9 +114,10 @@ static void pool_give(struct relay_pool *pool, struct relay_pipe *pipe)
 
 /* ---- one direction -------------------------------------------------------------------------------- */
 
-void relay_way_init(struct relay_way *way)
+void relay_way_init(struct relay_way *way, bool is_tcp)
 {
-	*way = (struct relay_way){ .chunk_log2 = (uint8_t)__builtin_ctz(RELAY_CHUNK_FIRST),
+	*way = (struct relay_way){ .chunk_log2 = (unsigned)__builtin_ctz(RELAY_CHUNK_FIRST),
+				   .is_tcp = is_tcp,
 				   .is_readable = true };
 }
 
@@ -173,6 +174,11 @@ bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length)
 	return way_stash(way, bytes, length);
 }
 
+void relay_way_skip(struct relay_way *way, size_t length)
+{
+	way->skip_bytes = length & RELAY_SKIP_MAX;
+}
+
 void relay_way_lose_source(struct relay_way *way)
 {
 	way->is_source_lost = true;
@@ -220,7 +226,8 @@ static enum relay_outcome way_sink_error(struct relay_way *way)
 /* Half-close: the source's end becomes the sink's. A sink that is gone already fails here, harmlessly. */
 static enum relay_outcome way_finish(struct relay_way *way, int sink_fd)
 {
-	shutdown(sink_fd, SHUT_WR);
+	if (!way->is_last)
+		shutdown(sink_fd, SHUT_WR);
 	way->eof_sent = true;
 	return RELAY_FINISHED;
 }
@@ -315,12 +322,27 @@ static enum relay_outcome way_send(struct relay_way *way, int sink_fd, const cha
 	return STEP_AGAIN;
 }
 
+/* Like recv(), and says whether a UNIX source has stopped at a descriptor that its peer sent along. */
+static ssize_t way_receive(const struct relay_way *way, int source_fd, char *buffer, size_t length,
+			   bool *is_cut)
+{
+	struct iovec part = { .iov_base = buffer, .iov_len = length };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	ssize_t received;
+
+	*is_cut = false;
+	if (way->is_tcp)
+		return recv(source_fd, buffer, length, MSG_DONTWAIT);
+	received = recvmsg(source_fd, &message, MSG_DONTWAIT);
+	*is_cut = received >= 0 && (message.msg_flags & MSG_CTRUNC);
+	return received;
+}
+
 static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sink_fd, struct relay_pool *pool)
 {
-	size_t chunk = (size_t)1 << way->chunk_log2;
-	struct iovec part = { .iov_base = pool->buffer, .iov_len = chunk };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
-	ssize_t received = recvmsg(source_fd, &message, MSG_DONTWAIT);
+	size_t chunk = (size_t)1 << way->chunk_log2, skipped;
+	bool is_cut;
+	ssize_t received = way_receive(way, source_fd, pool->buffer, chunk, &is_cut);
 
 	if (received < 0)
 		return way_source_error(way);
@@ -330,10 +352,21 @@ static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sin
 	}
 	way->is_bulk = (size_t)received >= BULK_ENTER_BYTES;
 	if ((size_t)received < chunk)
-		way->is_readable = way->has_hung_up || way->has_urgent || (message.msg_flags & MSG_CTRUNC);
+		way->is_readable = way->has_hung_up || way->has_urgent || is_cut;
 	else if (chunk < RELAY_CHUNK_MAX)
 		way->chunk_log2++;
-	return way_send(way, sink_fd, pool->buffer, (size_t)received);
+	skipped = MIN((size_t)received, way->skip_bytes);
+	relay_way_skip(way, way->skip_bytes - skipped);
+	if ((size_t)received == skipped)
+		return STEP_AGAIN;
+	return way_send(way, sink_fd, pool->buffer + skipped, (size_t)received - skipped);
+}
+
+static bool way_is_spliced(const struct relay_way *way, enum relay_mode mode)
+{
+	if (way->has_urgent || way->skip_bytes > 0)
+		return false;
+	return mode == RELAY_SPLICE || (mode == RELAY_AUTO && way->is_bulk && way->is_tcp);
 }
 
 static enum relay_outcome way_step(struct relay_way *way, int source_fd, int sink_fd, enum relay_mode mode,
@@ -347,7 +380,7 @@ static enum relay_outcome way_step(struct relay_way *way, int source_fd, int sin
 		return way->is_source_lost ? RELAY_SOURCE_LOST : way_finish(way, sink_fd);
 	if (!way->is_readable)
 		return RELAY_WAITS_FOR_SOURCE;
-	if ((mode == RELAY_SPLICE || (mode == RELAY_AUTO && way->is_bulk)) && !way->has_urgent)
+	if (way_is_spliced(way, mode))
 		pipe = pool_take(pool);
 	return pipe ? way_splice(way, source_fd, sink_fd, pipe, pool) :
 		      way_copy(way, source_fd, sink_fd, pool);

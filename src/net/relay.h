@@ -4,7 +4,7 @@
  * A relay_way is one direction: a source and a sink, both non-blocking and
  * borrowed. Bytes move by recv/send through the thread's buffer, or by splice
  * through a pipe (splice(2)), which copies nothing. RELAY_AUTO begins with the former and
- * goes to the latter while the source brings much at a time.
+ * goes to the latter while a TCP source brings much at a time.
  *
  * Between calls a way holds no memory and no pipe unless its sink would not take
  * what was read; then it reads no more until the sink does. That is the back-pressure,
@@ -25,6 +25,11 @@
 #define RELAY_CHUNK_MAX (128u << 10)
 #define RELAY_PIPE_SIZE (256u << 10)
 
+#define RELAY_SKIP_BITS 13
+#define RELAY_SKIP_MAX ((1u << RELAY_SKIP_BITS) - 1)
+
+/* RELAY_AUTO splices bulk that comes by TCP and copies everything else: bulk out of a UNIX socket costs its receiver
+ * more when it is spliced than the copy would have cost (doc/performance.md). */
 enum relay_mode { RELAY_AUTO, RELAY_SPLICE, RELAY_COPY };
 
 struct relay_pipe {
@@ -62,13 +67,16 @@ struct relay_way {
 		struct relay_stash *stash; /* else */
 	};
 	uint32_t held_bytes;
-	uint8_t chunk_log2;
-	bool is_bulk : 1;        /* the source brought much at a time: splice */
-	bool is_spliced : 1;     /* the held bytes are in a pipe */
-	bool is_readable : 1;    /* the source may have more than was read */
-	bool has_hung_up : 1;    /* the source announced its end: read until it comes */
-	bool has_urgent : 1;     /* the source sent urgent bytes (EPOLLPRI): reads stop at their mark */
-	bool is_blocked : 1;     /* the sink would not take more: wait for EPOLLOUT */
+	uint32_t chunk_log2 : 6;
+	uint32_t skip_bytes : RELAY_SKIP_BITS; /* of the source, which are not for the sink */
+	bool is_tcp : 1;      /* the source is: RELAY_AUTO splices, and recv(2) tells all there is to know */
+	bool is_last : 1;     /* its end is the end: the caller closes the sink, which tells it as well */
+	bool is_bulk : 1;     /* the source brought much at a time: splice */
+	bool is_spliced : 1;  /* the held bytes are in a pipe */
+	bool is_readable : 1; /* the source may have more than was read */
+	bool has_hung_up : 1; /* the source announced its end: read until it comes */
+	bool has_urgent : 1;  /* the source sent urgent bytes (EPOLLPRI): reads stop at their mark */
+	bool is_blocked : 1;  /* the sink would not take more: wait for EPOLLOUT */
 	bool is_source_lost : 1; /* the source's end is none: it was reset */
 	bool is_sink_reset : 1;  /* SINK_LOST was a reset */
 	bool eof_seen : 1;       /* the source has ended */
@@ -86,8 +94,8 @@ enum relay_outcome {
 	RELAY_NO_MEMORY, /* the rest of a short write could not be kept */
 };
 
-/* A way begins readable: the first pump looks. */
-void relay_way_init(struct relay_way *way);
+/* A way begins readable: the first pump looks. is_tcp: the source is a TCP socket. */
+void relay_way_init(struct relay_way *way, bool is_tcp);
 
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
@@ -103,6 +111,9 @@ void relay_way_sink_event(struct relay_way *way);
  * zero, so that way->bytes ends as what the source sent. Before the first pump, once. False when out of
  * memory. */
 bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length);
+
+/* The next bytes of the source, at most RELAY_SKIP_MAX, are dropped and not counted. They are there already. */
+void relay_way_skip(struct relay_way *way, size_t length);
 
 /* The source was reset: its end of file, when it comes, is RELAY_SOURCE_LOST. For callers that know by
  * other means, since the kernel tells a reset only once, to whichever call comes first. */

@@ -5,8 +5,8 @@
  * STEP_WAIT or STEP_NEXT. After that, session_interest() tells what is to be watched.
  *
  * The client's bytes stay in the kernel until they are needed: the request line is looked at with
- * MSG_PEEK, and exactly the line is taken. What stands behind it is relayed, or
- * goes along with the socket. So a session in REQUEST needs no buffer.
+ * MSG_PEEK, and exactly the line is taken: before the socket is handed over, or with the first bytes that are
+ * relayed, whose read skips it. So a session in REQUEST needs no buffer.
  *
  * Words of our own that have to precede a stream ("+" to the client, the path to the next router) are put
  * into the relay as if its source had sent them: relay_way_preload().
@@ -156,11 +156,12 @@ static enum step session_set_deadline(struct session *session, uint64_t timeout_
 }
 
 /* Takes exactly the line away from the socket. It was seen there, so it comes whole. */
-static bool session_consume(struct session *session, size_t length)
+static bool session_consume(struct session *session)
 {
-	char *sink = session->worker->pool.buffer;
+	ssize_t length = session->up.skip_bytes;
 
-	return recv(session->client.fd, sink, length, MSG_DONTWAIT) == (ssize_t)length;
+	relay_way_skip(&session->up, 0);
+	return recv(session->client.fd, session->worker->pool.buffer, (size_t)length, MSG_DONTWAIT) == length;
 }
 
 static enum step on_request(struct session *session)
@@ -191,8 +192,7 @@ static enum step on_request(struct session *session)
 							       SESSION_CLIENT_CLOSED);
 		return STEP_WAIT;
 	}
-	if (!session_consume(session, request.line_length))
-		return session_refuse(session, SESSION_CLIENT_RESET);
+	relay_way_skip(&session->up, request.line_length);
 	return session_take_request(session, &request);
 }
 
@@ -218,8 +218,12 @@ static enum step session_take_request(struct session *session, const struct requ
 	switch (request->kind) {
 	case REQUEST_LIST:
 	case REQUEST_VERB_LIST:
+		if (!session_consume(session))
+			return session_over(session, SESSION_CLIENT_RESET);
 		return session_want_list(session, request);
 	case REQUEST_VERB_VERSION:
+		if (!session_consume(session))
+			return session_over(session, SESSION_CLIENT_RESET);
 		return session_answer(session, "kaiso " KAISO_VERSION "\r\n",
 				      strlen("kaiso " KAISO_VERSION "\r\n"));
 	case REQUEST_VERB_OPEN:
@@ -469,6 +473,8 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 	case SERVICE_KAISO:
 		return session_dial_host(session);
 	case SERVICE_PASSFD:
+		if (!session_consume(session))
+			return session_over(session, SESSION_CLIENT_RESET);
 		return session_enter_handover(session);
 	case SERVICE_UNKNOWN:
 		break;
@@ -663,7 +669,7 @@ static enum step session_ask_plainly(struct session *session)
 	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
 	loop_watch(loop, &session->backend, 0);
 	close(STEAL_FD(session->backend.fd));
-	relay_way_init(&session->down);
+	relay_way_init(&session->down, false);
 	session->is_backend_gone = false;
 	return session_dial_host(session);
 }
@@ -874,10 +880,20 @@ static bool session_preload(struct session *session)
 	return relay_way_preload(&session->up, line, (size_t)length);
 }
 
+static bool session_has_unix_backend(const struct session *session)
+{
+	const struct service *service = session->service;
+
+	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
+}
+
 static enum step session_enter_relay(struct session *session)
 {
 	session_enter(session, SESSION_RELAY);
 	session->up.is_readable = true;
+	/* A backend that is not watched yet: watching tells at once what is there already. */
+	session->down.is_readable = session->backend.events != 0;
+	session->down.is_tcp = !session_has_unix_backend(session);
 	if (!session_preload(session))
 		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_NEXT;
@@ -933,34 +949,21 @@ static bool session_pump(struct session *session, struct relay_way *way, int sou
 	return false;
 }
 
-/* Bulk out of a UNIX socket is copied unless the operator says otherwise: spliced, it costs the receiver more than the
- * router saves (doc/architecture.md). */
-static enum relay_mode relay_mode_from(enum relay_mode wanted, bool is_unix_source)
-{
-	return wanted == RELAY_AUTO && is_unix_source ? RELAY_COPY : wanted;
-}
-
-static bool session_has_unix_backend(const struct session *session)
-{
-	const struct service *service = session->service;
-
-	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
-}
-
 static enum step on_relay(struct session *session)
 {
 	const struct router_options *options = session->worker->shared->options;
-	enum relay_mode up = relay_mode_from(options->relay_up, session->peer.sa.sa_family == AF_UNIX);
-	enum relay_mode down = relay_mode_from(options->relay_down, session_has_unix_backend(session));
 
 	if (session->is_resetting && !session->is_client_lost)
 		return STEP_WAIT; /* for the timer */
+	session->up.is_last = session->down.eof_sent;
 	/* From a client that was reset the service still gets what it had sent before. */
-	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, up))
+	if (!session_pump(session, &session->up, session->client.fd, session->backend.fd, options->relay_up))
 		return STEP_WAIT;
 	if (session->is_client_lost)
 		return session_over(session, SESSION_CLIENT_RESET);
-	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd, down))
+	session->down.is_last = session->up.eof_sent;
+	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd,
+			  options->relay_down))
 		return STEP_WAIT;
 	/* A service that has closed both ways reads no more: then its end is the end. */
 	if (session->down.eof_sent && (session->up.eof_sent || session->is_backend_gone)) {
@@ -1208,8 +1211,8 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 	session->task.run = session_on_task;
 	session->peer = *peer;
 	session->started_ms = worker->loop.now_ms & SESSION_STARTED_MASK;
-	relay_way_init(&session->up);
-	relay_way_init(&session->down);
+	relay_way_init(&session->up, peer->sa.sa_family != AF_UNIX);
+	relay_way_init(&session->down, false);
 	list_append(&worker->sessions, &session->link);
 	session_enter(session, SESSION_REQUEST);
 	if (exposed)

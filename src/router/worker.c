@@ -16,7 +16,7 @@
 #include "base/log.h"
 #include "base/macros.h"
 
-#define ACCEPT_BATCH 16
+#define ACCEPT_BATCH 16u
 #define ACCEPT_PAUSE_MS 100
 
 static void worker_on_wake(struct loop_watch *watch, uint32_t events);
@@ -252,10 +252,13 @@ static void worker_on_listener(struct loop_watch *watch, uint32_t events)
 	struct worker_listener *listener = CONTAINER_OF(watch, struct worker_listener, watch);
 
 	(void)events;
-	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		if (!worker_accept_one(listener))
+	for (unsigned i = 0; i < listener->batch; i++) {
+		if (!worker_accept_one(listener)) {
+			listener->batch = MAX(i, 1);
 			return;
+		}
 	}
+	listener->batch = MIN(listener->batch * 2, ACCEPT_BATCH);
 }
 
 int worker_listen(struct worker *worker)
@@ -270,6 +273,7 @@ int worker_listen(struct worker *worker)
 				return -ENOMEM;
 		}
 		worker->listeners[i].worker = worker;
+		worker->listeners[i].batch = 1;
 		worker->listeners[i].watch =
 			(struct loop_watch){ .on_events = worker_on_listener,
 					     .fd = worker->shared->listeners->listeners[i].fd };

@@ -40,6 +40,7 @@ struct worker_shared {
 struct worker_listener {
 	struct loop_watch watch;
 	struct worker *worker;
+	unsigned batch;          /* clients to accept at an event: as many as waited the last time */
 	struct service *service; /* exposed: what its clients get; a reference. NULL: they say */
 };
 

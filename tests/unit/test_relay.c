@@ -145,7 +145,7 @@ static void rig_open(struct rig *rig, enum kind source_kind, enum kind sink_kind
 	pair_open(sink_kind, ends);
 	rig->sink = ends[0];
 	rig->reader = ends[1];
-	relay_way_init(&rig->way);
+	relay_way_init(&rig->way, source_kind == TCP);
 	rig_watch(rig, EPOLL_CTL_ADD, rig->source, EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET);
 	rig_watch(rig, EPOLL_CTL_ADD, rig->sink, EPOLLET);
 }
@@ -482,7 +482,7 @@ static void half_close(struct rig *rig, enum kind source_kind, enum kind sink_ki
 	rig_drain(rig);
 	assert_int_equal(rig_pump(rig), RELAY_FINISHED);
 
-	relay_way_init(&back);
+	relay_way_init(&back, sink_kind == TCP);
 	assert_int_equal(relay_way_pump(&back, rig->sink, rig->source, rig->mode, &pool),
 			 RELAY_WAITS_FOR_SOURCE);
 	assert_int_equal(send(rig->reader, "answer", 6, MSG_NOSIGNAL), 6);
@@ -501,6 +501,66 @@ static void test_half_close(void **state)
 {
 	(void)state;
 	for_each_rig(half_close);
+}
+
+/* The line of a request, which was only looked at: neither passed on nor counted. */
+static void skip_then_pass_on(struct rig *rig, enum kind source_kind, enum kind sink_kind)
+{
+	static const char line[RELAY_SKIP_MAX] = "";
+
+	(void)source_kind;
+	(void)sink_kind;
+	assert_int_equal(send(rig->writer, line, sizeof(line), MSG_NOSIGNAL), sizeof(line));
+	relay_way_skip(&rig->way, sizeof(line));
+	rig_write(rig, 1000);
+	assert_int_equal(shutdown(rig->writer, SHUT_WR), 0);
+	rig_drain(rig);
+}
+
+static void test_skipped_bytes_are_not_passed_on(void **state)
+{
+	(void)state;
+	for_each_rig(skip_then_pass_on);
+}
+
+static void skip_all_there_is(struct rig *rig, enum kind source_kind, enum kind sink_kind)
+{
+	(void)source_kind;
+	(void)sink_kind;
+	assert_int_equal(send(rig->writer, "line\r\n", 6, MSG_NOSIGNAL), 6);
+	relay_way_skip(&rig->way, 6);
+	wait_for(rig->source, POLLIN);
+	assert_int_equal(rig_settle(rig), RELAY_WAITS_FOR_SOURCE);
+	rig_write(rig, 300000);
+	assert_int_equal(shutdown(rig->writer, SHUT_WR), 0);
+	rig_drain(rig);
+}
+
+static void test_nothing_behind_the_skipped_bytes_yet(void **state)
+{
+	(void)state;
+	for_each_rig(skip_all_there_is);
+}
+
+static void end_of_the_last_way(struct rig *rig, enum kind source_kind, enum kind sink_kind)
+{
+	(void)source_kind;
+	(void)sink_kind;
+	rig->way.is_last = true;
+	assert_int_equal(shutdown(rig->writer, SHUT_WR), 0);
+	rig_pump_until(rig, RELAY_FINISHED);
+	rig_read(rig, 1);
+	assert_false(rig->has_ended);
+	cleanup_close(&rig->sink);
+	wait_for(rig->reader, POLLIN);
+	rig_read(rig, 1);
+	assert_true(rig->has_ended);
+}
+
+static void test_the_last_end_is_left_to_the_caller(void **state)
+{
+	(void)state;
+	for_each_rig(end_of_the_last_way);
 }
 
 static void end_behind_full_buffers(struct rig *rig, enum kind source_kind, enum kind sink_kind)
@@ -1002,10 +1062,10 @@ static void test_auto_splices_what_comes_in_bulk(void **state)
 	struct rig rig;
 
 	(void)state;
-	rig_open(&rig, UNIX, UNIX, RELAY_AUTO);
+	rig_open(&rig, TCP, UNIX, RELAY_AUTO);
 	for (int i = 0; i < 50; i++) {
 		rig_write(&rig, 1000);
-		rig_collect(&rig, 0);
+		rig_collect(&rig, PATIENCE_MS);
 		assert_int_equal(rig_settle(&rig), RELAY_WAITS_FOR_SOURCE);
 		rig_read(&rig, SIZE_MAX);
 	}
@@ -1016,10 +1076,23 @@ static void test_auto_splices_what_comes_in_bulk(void **state)
 		rig_settle(&rig);
 	for (int i = 0; i < 3; i++) {
 		rig_write(&rig, 1000);
-		rig_collect(&rig, 0);
+		rig_collect(&rig, PATIENCE_MS);
 		rig_settle(&rig);
 	}
 	assert_false(rig.way.is_bulk);
+	shutdown(rig.writer, SHUT_WR);
+	rig_drain(&rig);
+	rig_close(&rig);
+}
+
+static void test_auto_copies_whatever_comes_by_unix_sockets(void **state)
+{
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig, UNIX, UNIX, RELAY_AUTO);
+	rig_stuff(&rig);
+	assert_int_equal(pool.pipe_count, 0);
 	shutdown(rig.writer, SHUT_WR);
 	rig_drain(&rig);
 	rig_close(&rig);
@@ -1149,7 +1222,7 @@ static void test_the_budget_holds_for_splicing_too(void **state)
 	uint64_t before = 0;
 
 	(void)state;
-	relay_way_init(&way);
+	relay_way_init(&way, false);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(relay_way_pump(&way, source, sink, RELAY_SPLICE, &pool), RELAY_HAS_MORE);
 		assert_true(way.bytes > before);
@@ -1168,6 +1241,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		RELAY_TEST(test_bytes_in_are_bytes_out_for_random_schedules),
 		RELAY_TEST(test_half_close),
+		RELAY_TEST(test_skipped_bytes_are_not_passed_on),
+		RELAY_TEST(test_nothing_behind_the_skipped_bytes_yet),
+		RELAY_TEST(test_the_last_end_is_left_to_the_caller),
 		RELAY_TEST(test_the_end_behind_full_buffers),
 		RELAY_TEST(test_the_end_behind_a_short_read),
 		RELAY_TEST(test_nothing_but_an_end),
@@ -1189,6 +1265,7 @@ int main(void)
 		RELAY_TEST(test_dirty_pipes_are_closed),
 		RELAY_TEST(test_a_pool_keeps_few_idle_pipes),
 		RELAY_TEST(test_auto_splices_what_comes_in_bulk),
+		RELAY_TEST(test_auto_copies_whatever_comes_by_unix_sockets),
 		RELAY_TEST(test_pipes_that_the_system_makes_small_are_not_used),
 		RELAY_TEST(test_without_descriptors_splicing_copies),
 		RELAY_TEST(test_a_call_ends_when_its_budget_is_used_up),
