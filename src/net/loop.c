@@ -42,7 +42,7 @@ int loop_watch(struct loop *loop, struct loop_watch *watch, uint32_t events)
 static void heap_put(struct loop *loop, size_t position, struct loop_deadline deadline)
 {
 	loop->heap[position - 1] = deadline;
-	deadline.timer->position = position;
+	deadline.timer->position = (uint32_t)position;
 }
 
 /* Lets the deadline rise from the hole at position, then puts it down. */

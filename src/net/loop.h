@@ -25,10 +25,11 @@ struct loop_watch {
 	uint32_t events; /* what is registered; 0: nothing */
 };
 
+/* Packed: a session has one, and four bytes more would make it a size larger to malloc(3). */
 struct loop_timer {
 	void (*on_expire)(struct loop_timer *timer);
-	size_t position; /* in the heap, from 1; 0: not armed */
-};
+	uint32_t position; /* in the heap, from 1; 0: not armed */
+} __attribute__((packed, aligned(4)));
 
 struct loop_task {
 	struct loop_task *next; /* NULL: not queued */

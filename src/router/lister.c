@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,6 +138,7 @@ struct lister {
 
 /* How many entries pass between two looks whether anybody still waits. */
 #define CANCEL_INTERVAL 4096
+#define LISTER_NICE 10 /* of the thread: sessions go first */
 
 /* A text being written: the lister_text itself, grown by doubling, so that it need not be copied when it
  * is finished. */
@@ -370,6 +372,8 @@ static void *lister_main(void *context)
 	struct list batch;
 	unsigned count;
 
+	/* On Linux, the calling thread's alone (setpriority(2), "C library/kernel differences"). */
+	setpriority(PRIO_PROCESS, 0, LISTER_NICE);
 	pthread_mutex_lock(&lister->mutex);
 	while (!lister->is_stopping) {
 		if (list_is_empty(&lister->waiting)) {

@@ -36,16 +36,16 @@
 #define HANDOVER_RETRY_SHIFT_MAX 5 /* 64 ms */
 #define RESET_WAIT_MS 10           /* the first wait for a client's unsent bytes; it doubles up to */
 #define RESET_WAIT_SHIFT_MAX 7     /* 1.3 s in all */
+#define REPLY_PIECE (32u << 10)    /* of a list that is sent at a time, before all others have their turn */
 #define LIST_RATE_MIN (16u << 10)  /* bytes a second in which a list has to be taken */
 #define VERDICT_WORD ".kaiso/open "
 #define VERDICT_ASK_AGAIN_MS 60000 /* for a router that did not know the word: it may be replaced */
 #define LOOP_PAUSE_MS 1000
 #define STEP_BUDGET 32
-#define SESSION_STARTED_MASK ((UINT64_C(1) << 48) - 1) /* the width of started_ms */
 #define DISCARD_MAX (256u << 10)
 
-/* An idle session costs this and two descriptors. */
-static_assert(sizeof(struct session) <= 208, "a session has grown");
+/* An idle session costs this, 8 bytes of malloc(3), and two descriptors. */
+static_assert(sizeof(struct session) <= 184, "a session has grown");
 
 enum step { STEP_WAIT, STEP_NEXT };
 
@@ -392,8 +392,8 @@ static enum step on_reply(struct session *session)
 
 	if (!reply->bytes || session->down.is_blocked)
 		return STEP_WAIT;
-	sent = send(session->client.fd, reply->bytes + reply->sent, reply->length - reply->sent,
-		    MSG_NOSIGNAL | MSG_DONTWAIT);
+	sent = send(session->client.fd, reply->bytes + reply->sent,
+		    MIN(reply->length - reply->sent, REPLY_PIECE), MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (sent < 0 && errno == EINTR)
 		return STEP_NEXT;
 	if (sent < 0 && errno == EAGAIN) {
@@ -405,7 +405,8 @@ static enum step on_reply(struct session *session)
 	reply->sent += (size_t)sent;
 	if (reply->sent == reply->length)
 		return session_leave_reply(session);
-	return STEP_NEXT;
+	loop_defer(&session->worker->loop, &session->task);
+	return STEP_WAIT;
 }
 
 /* ---- LOOKUP ---------------------------------------------------------------------------------------- */

@@ -51,6 +51,9 @@ enum session_state {
 	SESSION_ENDED,
 };
 
+#define SESSION_STARTED_BITS 38
+#define SESSION_STARTED_MASK ((UINT64_C(1) << SESSION_STARTED_BITS) - 1)
+
 struct worker;
 struct service;
 struct dial;
@@ -63,7 +66,6 @@ struct session {
 	struct service *service;  /* a reference; NULL until a path was asked for */
 	struct loop_watch client; /* client.fd, backend.fd: owned; -1 for none */
 	struct loop_watch backend;
-	struct loop_timer timer;
 	struct loop_task task; /* more to pump; in ENDED: to be freed */
 	union {
 		struct session_reply *reply;   /* REPLY */
@@ -74,8 +76,9 @@ struct session {
 	struct relay_way up;   /* client to backend */
 	struct relay_way down; /* backend to client */
 	union addr peer;       /* the client's address */
-	uint64_t started_ms : 48;
-	uint64_t state : 4;         /* enum session_state; written by session_enter() alone */
+	struct loop_timer timer;
+	uint64_t started_ms : SESSION_STARTED_BITS; /* the low bits of the clock: enough for eight years */
+	uint64_t state : 4;                         /* enum session_state; written by session_enter() alone */
 	uint64_t refusal : 5;       /* REPLY: the enum session_reason to end with, 0 to go on */
 	uint64_t limit : 3;         /* enum limit: the one that a refusal is about */
 	uint64_t wants_verdict : 1; /* asked by `.kaiso/open` */

@@ -31,7 +31,8 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	}
 	log_add_number(&line, "sent", way_bytes(&session->up));
 	log_add_number(&line, "received", way_bytes(&session->down));
-	log_add_ms(&line, "duration", session->worker->loop.now_ms - session->started_ms);
+	log_add_ms(&line, "duration",
+		   (session->worker->loop.now_ms - session->started_ms) & SESSION_STARTED_MASK);
 	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
 		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
 	log_add_string(&line, "reason", session_reason_name(reason));

@@ -60,8 +60,8 @@ static int ready_eventfd(void)
 #define MODEL_NOT_ARMED 0
 
 struct model_timer {
-	struct loop_timer timer;
 	uint64_t at_ms; /* MODEL_NOT_ARMED, or what the loop was told */
+	struct loop_timer timer;
 };
 
 static struct model_timer model[MODEL_TIMERS];
