@@ -6,7 +6,7 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 
-.PHONY: all run check bench fuzz install clean format lint help
+.PHONY: all run check bench bench-full fuzz install clean format lint help
 .DEFAULT_GOAL := all
 
 all: deps build/build.ninja
@@ -29,10 +29,13 @@ check:
 	@tools/deps build test
 	@tools/check $(BUILDS)
 
-bench: all
-	@tools/deps build run
+bench bench-full: all
+	@tools/deps build bench
 	@ninja -C build --quiet tests/bench/load
-	@tests/bench/wrap.py build/kaiso build/tests/bench/load $(ROUNDS)
+	@tests/bench/bench.py build/kaiso build/tests/bench/load --json build/bench.json \
+		$(if $(filter bench-full,$@),--full) $(BENCH)
+	@tests/bench/plot.py build/bench.json build/bench
+	@echo 'Figures: build/bench.json; plots: build/bench/*.svg'
 
 fuzz:
 	@tools/deps build fuzz
@@ -61,7 +64,8 @@ help:
 #: make            builds build/kaiso (and installs the Debian packages that this needs)
 #: make run        a router with some services on 127.0.0.1:37812, to try out    [PORT=37812]
 #: make check      all tests, in a normal build and under sanitizers  [BUILDS="normal address thread"]
-#: make bench      what wrapping a program costs, what handing over brings  [ROUNDS=5]
+#: make bench      kaiso beside HAProxy, nginx and others, some minutes  [BENCH="--rounds 5 --peers nginx"]
+#: make bench-full the same with every size and number of clients
 #: make fuzz       fuzzes every target for a while                    [FUZZ_SECONDS=60 TARGETS="request …"]
 #: make lint       static analysis
 #: make format     brings the source into its form

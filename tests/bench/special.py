@@ -4,11 +4,10 @@ import contextlib
 import os
 import pathlib
 import socket
-import statistics
 import subprocess
 import time
 
-import bench as matrix
+import measure
 import routers
 
 SERVICES = 100_000
@@ -19,7 +18,7 @@ STARTS = 20
 def bench_all(bench, placements):
     for placement in placements:
         with contextlib.ExitStack() as stack:
-            core = matrix.CLIENT_CORE if placement == matrix.ONE_CORE else matrix.CLIENT_CORE + 1
+            core = measure.CLIENT_CORE if placement == measure.ONE_CORE else measure.CLIENT_CORE + 1
             bench.say(f"{placement}: handing over")
             bench_hand_over(bench, placement, core, stack)
             bench.say(f"{placement}: expose, TCP to TCP")
@@ -44,7 +43,7 @@ def kaiso(bench, core, stack, services, threads=1):
                           "--log-level", "warning", f"127.0.0.1:{port}", core=core)
     router = routers.Router("kaiso", "", f"127.0.0.1:{port}", "", process)
     stack.callback(router.stop)
-    matrix.wrap.wait_for(lambda: matrix.wrap.answers(port), "a router")
+    measure.wait_for(lambda: routers.answers(port), "a router")
     return router
 
 
@@ -56,60 +55,60 @@ def hand_over_contenders(bench, core, stack, modes):
         sockets[mode] = bench.directory / f"{mode}-{core}.sock"
         bench.spawn(bench.kaiso, "passfd", "--mode", mode, sockets[mode], "--",
                     bench.load, "serve", f"127.0.0.1:{routers.free_port()}")
-    matrix.wrap.wait_for(lambda: all(path.exists() for path in sockets.values()), "the receivers")
+    measure.wait_for(lambda: all(path.exists() for path in sockets.values()), "the receivers")
     router = kaiso(bench, core, stack, {name: f"{path} passfd\n" for name, path in sockets.items()})
     names = {"receiver": "handed over"} | {mode: f"handed over, passfd {mode}" for mode in modes}
-    return [matrix.Contender("direct TCP", bench.tcp)] + [
-        matrix.Contender(names[name], router.place, name, router) for name in sockets]
+    return [measure.Contender("direct TCP", bench.tcp)] + [
+        measure.Contender(names[name], router.place, name, router) for name in sockets]
 
 
 def bench_hand_over(bench, placement, core, stack):
     contenders = hand_over_contenders(bench, core, stack, ("preload", "seccomp"))
     time.sleep(2.1)  # a description that was changed a moment ago is read anew for each client
     for clients in (1, 16, 64):
-        matrix.bench_connections(bench, placement, contenders, clients, "hand-over")
-    matrix.bench_bulk(bench, placement, contenders[:2], "download", 1, "after the hand-over: ")
-    matrix.bench_ping_pong(bench, placement, contenders[:2], "1 B", 1, "after the hand-over: ")
-    matrix.bench_idle(bench, placement, contenders[1:2], 2000, "after the hand-over: ")
+        measure.bench_connections(bench, placement, contenders, clients, "hand-over")
+    measure.bench_bulk(bench, placement, contenders[:2], "download", 1, "after the hand-over: ")
+    measure.bench_ping_pong(bench, placement, contenders[:2], "1 B", 1, "after the hand-over: ")
+    measure.bench_idle(bench, placement, contenders[1:2], 2000, "after the hand-over: ")
 
 
 def bench_expose(bench, placement, core, stack):
     """A plain port for one service. What the router behind it hands over, so only expose is between."""
     path = bench.directory / f"exposed-{core}.sock"
     bench.spawn(bench.load, "receive", path)
-    matrix.wrap.wait_for(path.exists, "the receiver")
-    behind = kaiso(bench, matrix.CLIENT_CORE, stack, {"service": f"{path} passfd\n"})
+    measure.wait_for(path.exists, "the receiver")
+    behind = kaiso(bench, measure.CLIENT_CORE, stack, {"service": f"{path} passfd\n"})
     port = routers.free_port()
     process = bench.spawn(bench.kaiso, "expose", "--threads", 1, "--log-level", "warning", behind.place, "service",
                           f"127.0.0.1:{port}", core=core)
     expose = routers.Router("kaiso expose", "", f"127.0.0.1:{port}", "", process)
     stack.callback(expose.stop)
-    matrix.wrap.wait_for(lambda: matrix.wrap.answers(port), "expose")
-    contenders = [matrix.Contender("kaiso expose", expose.place, "", expose)]
+    measure.wait_for(lambda: routers.answers(port), "expose")
+    contenders = [measure.Contender("kaiso expose", expose.place, "", expose)]
     for kind in ("kaiso", "haproxy", "haproxy-splice"):
         router = routers.start(kind, bench.directory, bench.tcp, bench.kaiso, core)
         stack.callback(router.stop)
-        contenders.append(matrix.Contender(kind, router.place, router.line, router))
+        contenders.append(measure.Contender(kind, router.place, router.line, router))
     for work in ("upload", "download"):
-        matrix.bench_bulk(bench, placement, contenders, work, 8, "TCP to TCP: ")
+        measure.bench_bulk(bench, placement, contenders, work, 8, "TCP to TCP: ")
 
 
 def bench_growth(bench, placement):
     """Each against the same router without the burden, in the same rounds."""
-    core = matrix.CLIENT_CORE if placement == matrix.ONE_CORE else matrix.CLIENT_CORE + 1
+    core = measure.CLIENT_CORE if placement == measure.ONE_CORE else measure.CLIENT_CORE + 1
     service = bench.directory / "service.sock"
     many = {f"{number:05}": service for number in range(SERVICES - 1)} | {"service": service}
     with contextlib.ExitStack() as stack:
         few = kaiso(bench, core, stack, {"service": service})
         crowded = kaiso(bench, core, stack, many)
         busy = kaiso(bench, core, stack, {"service": service})
-        contenders = [matrix.Contender("1 service", few.place, "service", few),
-                      matrix.Contender(f"{SERVICES} services", crowded.place, "service", crowded),
-                      matrix.Contender(f"{IDLE_SESSIONS} idle sessions", busy.place, "service", busy)]
+        contenders = [measure.Contender("1 service", few.place, "service", few),
+                      measure.Contender(f"{SERVICES} services", crowded.place, "service", crowded),
+                      measure.Contender(f"{IDLE_SESSIONS} idle sessions", busy.place, "service", busy)]
         idle = bench.spawn(bench.load, "idle", busy.place, "service", IDLE_SESSIONS, stdin=subprocess.PIPE,
                            stdout=subprocess.PIPE)
         idle.stdout.readline()
-        matrix.bench_connections(bench, placement, contenders, 16, "growth")
+        measure.bench_connections(bench, placement, contenders, 16, "growth")
         idle.stdin.close()
         idle.wait()
     bench_list(bench, placement, many)
