@@ -22,8 +22,8 @@
 
 #define RELAY_CHUNK_MIN (16u << 10)
 #define RELAY_CHUNK_FIRST (64u << 10)
-#define RELAY_CHUNK_MAX (128u << 10)
-#define RELAY_PIPE_SIZE (256u << 10)
+#define RELAY_CHUNK_MAX (256u << 10)
+#define RELAY_PIPE_SIZE (512u << 10)
 
 #define RELAY_SKIP_BITS 13
 #define RELAY_SKIP_MAX ((1u << RELAY_SKIP_BITS) - 1)

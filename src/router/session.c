@@ -28,8 +28,8 @@
 #include "router/session_log.h"
 #include "router/worker.h"
 
-#define CLIENT_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
-#define BACKEND_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET)
+#define OTHER_EVENTS (EPOLLPRI | EPOLLRDHUP | EPOLLET)
+#define BACKEND_EVENTS (EPOLLIN | OTHER_EVENTS)
 #define SOURCE_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 #define SINK_EVENTS (EPOLLOUT | EPOLLHUP | EPOLLERR)
 #define HANDOVER_RETRY_MS 2        /* the first wait; it doubles up to */
@@ -98,17 +98,23 @@ static enum step session_step(struct session *session)
 	return STEP_WAIT;
 }
 
+/* Of one descriptor, for the way out of it and the way into it. What a way has no place for does not wake it. */
+static uint32_t relay_interest(const struct relay_way *from, const struct relay_way *into)
+{
+	return (from->is_blocked ? 0u : EPOLLIN) | (into->is_blocked ? EPOLLOUT : 0u) | OTHER_EVENTS;
+}
+
 /* What the client's and the backend's descriptor are watched for, from the state alone. */
 static void session_interest(const struct session *session, uint32_t *client, uint32_t *backend)
 {
-	*client = CLIENT_EVENTS | (session->down.is_blocked ? EPOLLOUT : 0u);
+	*client = relay_interest(&session->up, &session->down);
 	*backend = 0;
 	if (session->is_detached)
 		*client = 0;
 	if (session->state == SESSION_VERDICT)
 		*backend = BACKEND_EVENTS;
 	if (session->state == SESSION_RELAY)
-		*backend = BACKEND_EVENTS | (session->up.is_blocked ? EPOLLOUT : 0u);
+		*backend = relay_interest(&session->down, &session->up);
 }
 
 static void session_run(struct session *session)
