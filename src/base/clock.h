@@ -7,14 +7,20 @@
 #include <stdint.h>
 #include <time.h>
 
-/* Milliseconds since some moment in the past; never goes back
+/* Microseconds since some moment in the past; never goes back
  * (CLOCK_MONOTONIC, clock_gettime(2)). Answered by the vDSO, no system call. */
-static inline uint64_t clock_now_ms(void)
+static inline uint64_t clock_now_us(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* The same in milliseconds. */
+static inline uint64_t clock_now_ms(void)
+{
+	return clock_now_us() / 1000;
 }
 
 #endif

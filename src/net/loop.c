@@ -173,12 +173,33 @@ static int loop_wait_ms(const struct loop *loop)
 	return wait_ms > INT_MAX ? INT_MAX : (int)wait_ms;
 }
 
+/* Looks for events without sleeping. On a processor of its own this saves the time that waking up takes. */
+static int loop_poll(const struct loop *loop, struct epoll_event events[static LOOP_BATCH])
+{
+	uint64_t end_us = clock_now_us() + loop->busy_poll_us;
+	int count;
+
+	do {
+		count = epoll_wait(loop->epoll_fd, events, LOOP_BATCH, 0);
+	} while (count == 0 && clock_now_us() < end_us);
+	return count;
+}
+
+static int loop_wait(const struct loop *loop, struct epoll_event events[static LOOP_BATCH])
+{
+	int count = 0;
+
+	if (loop->busy_poll_us > 0 && loop->tasks == &loop_tasks_end)
+		count = loop_poll(loop, events);
+	return count ? count : epoll_wait(loop->epoll_fd, events, LOOP_BATCH, loop_wait_ms(loop));
+}
+
 int loop_run(struct loop *loop)
 {
 	struct epoll_event events[LOOP_BATCH];
 
 	while (!loop->is_stopping) {
-		int count = epoll_wait(loop->epoll_fd, events, LOOP_BATCH, loop_wait_ms(loop));
+		int count = loop_wait(loop, events);
 
 		if (count < 0 && errno != EINTR)
 			return -errno;

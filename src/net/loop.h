@@ -45,6 +45,8 @@ struct loop {
 	int epoll_fd;
 	bool is_stopping;
 	uint64_t now_ms; /* clock_now_ms() when the current batch began */
+	unsigned
+		busy_poll_us; /* look for events for so long before sleeping; 0: sleep at once. The caller's */
 	struct loop_deadline *heap;
 	size_t heap_length;
 	size_t heap_capacity;

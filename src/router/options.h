@@ -24,6 +24,7 @@ struct router_options {
 	const char *services; /* the services directory; borrowed. NULL: nothing is routed, only exposed */
 	const struct router_exposure *exposure; /* NULL: clients say what they want */
 	unsigned threads;
+	unsigned busy_poll_us; /* of each thread's loop */
 	bool has_verbs;
 	enum relay_mode relay_up;   /* from TCP clients towards their service */
 	enum relay_mode relay_down; /* and back */

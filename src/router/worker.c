@@ -36,6 +36,7 @@ static int worker_init_parts(struct worker *worker)
 	int r;
 
 	r = loop_init(&worker->loop);
+	worker->loop.busy_poll_us = options->busy_poll_us;
 	if (r == 0)
 		r = relay_pool_init(&worker->pool, options->max_pipes);
 	if (r == 0)

@@ -41,7 +41,7 @@ def test_help_names_every_option():
     text = run_kaiso("serve", "--help").stdout.decode()
     for option in ("services", "threads", "log-level", "log-format", "no-verbs", "drain-timeout", "request-timeout",
                    "connect-timeout", "idle-timeout", "max-sessions", "max-sessions-per-address",
-                   "max-requests-per-second", "max-lists", "relay-up", "relay-down"):
+                   "max-requests-per-second", "max-lists", "relay-up", "relay-down", "busy-poll"):
         assert f"--{option}" in text, option
 
 
@@ -87,7 +87,7 @@ DURATIONS = ["10", "x", "-1s", "", "1.5s", "s", "10 s", "10w", "9999999999999999
     ("max-sessions-per-address", "x"), ("max-requests-per-second", "x"), ("max-lists", "x"),
     ("drain-timeout", "x"), ("drain-timeout", "5"), ("connect-timeout", "x"), ("connect-timeout", "5"),
     ("idle-timeout", "x"), ("idle-timeout", "5"), ("log-level", "loud"), ("log-level", ""), ("log-format", "xml"),
-    ("relay-up", "sideways"), ("relay-down", "fast"), ("relay-up", ""),
+    ("busy-poll", "1001"), ("busy-poll", "x"), ("relay-up", "sideways"), ("relay-down", "fast"), ("relay-up", ""),
 ])
 def test_bad_values(tmp_path, option, value):
     """A value that is none names its option."""
@@ -99,7 +99,7 @@ def test_bad_values(tmp_path, option, value):
     ["--max-sessions", "5", "--request-timeout", "1m", "--connect-timeout", "1500ms", "--idle-timeout", "1h"],
     ["--max-sessions=5", "--drain-timeout=0", "--idle-timeout=0", "--request-timeout=0s"],
     ["--threads", "1", "--log-level", "debug", "--log-format", "logfmt", "--relay-up", "auto",
-     "--relay-down", "auto"],
+     "--relay-down", "auto", "--busy-poll", "50"],
     ["--max-sessions-per-address", "1000", "--max-requests-per-second", "1000", "--max-lists", "10",
      "--log-level", "info"],
 ])

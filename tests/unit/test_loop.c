@@ -531,6 +531,22 @@ static void test_more_events_than_a_batch(void **state)
 		close(watches[i].fd);
 }
 
+/* An event that is there and a timer that is due long after the polling: both come, in this order. */
+static void test_busy_polling_changes_no_order(void **state)
+{
+	struct loop_watch watch = { .on_events = on_events_note, .fd = ready_eventfd() };
+	struct loop_timer timer = { .on_expire = on_expire_stop };
+
+	(void)state;
+	loop.busy_poll_us = 1000;
+	assert_int_equal(loop_watch(&loop, &watch, EPOLLIN | EPOLLET), 0);
+	loop_timer_set(&loop, &timer, clock_now_ms() + 20);
+	assert_int_equal(loop_run(&loop), 0);
+	assert_int_equal(strlen(history), 2);
+	assert_int_equal(history[1], 't');
+	close(watch.fd);
+}
+
 static volatile sig_atomic_t signals_seen;
 
 static void on_signal(int number)
@@ -575,6 +591,7 @@ int main(void)
 		LOOP_TEST(test_stop_ends_after_the_round),
 		LOOP_TEST(test_a_watch_gets_the_events_it_is_registered_for),
 		LOOP_TEST(test_an_edge_comes_once),
+		LOOP_TEST(test_busy_polling_changes_no_order),
 		LOOP_TEST(test_what_cannot_be_watched),
 		LOOP_TEST(test_an_unchanged_watch_costs_nothing),
 		LOOP_TEST(test_more_events_than_a_batch),
