@@ -28,13 +28,15 @@ def options_of(words):
     parser.add_argument("--full", action="store_true", help="every size and number of clients")
     parser.add_argument("--rounds", type=int, help="default: 3, full: 5")
     parser.add_argument("--seconds", type=float, help="of each measurement; default: 0.25, full: 0.5")
-    parser.add_argument("--peers", default=",".join(routers.KINDS[1:]), help="default: %(default)s")
+    parser.add_argument("--peers", help=f"some of {','.join(routers.KINDS[1:])}; default: all, but for the last two "
+                                        "unless full")
     parser.add_argument("--parts", default="matrix,special,inject", help="default: %(default)s")
     parser.add_argument("--json", type=pathlib.Path, help="where the figures go, one by one")
     options = parser.parse_args(words)
     options.rounds = options.rounds or (5 if options.full else 3)
     options.seconds = options.seconds or (0.5 if options.full else 0.25)
-    options.kinds = [routers.KINDS[0]] + [kind for kind in options.peers.split(",") if kind]
+    peers = (routers.KINDS if options.full else routers.BEST_KINDS)[1:]
+    options.kinds = [routers.KINDS[0], *(peers if options.peers is None else filter(None, options.peers.split(",")))]
     return options
 
 

@@ -54,7 +54,8 @@ def kaiso_words(program: str, directory: pathlib.Path, port: int, target: str) -
             f"127.0.0.1:{port}"]
 
 
-def haproxy_words(program: str, directory: pathlib.Path, port: int, target: str, splice: bool = False) -> list[str]:
+def haproxy_words(program: str, directory: pathlib.Path, port: int, target: str, splice: bool = False,
+                  buffer: int = COPY_BUFFER) -> list[str]:
     """option splice-auto never splices here, these two do. tcp-smart-accept and tcp-smart-connect change nothing."""
     pipes = 1024 if splice else 0  # of two descriptors each; one for each direction that has something in transit
     clients = min(CLIENTS, (DESCRIPTORS - 2 * pipes - 100) // 2)
@@ -63,7 +64,7 @@ def haproxy_words(program: str, directory: pathlib.Path, port: int, target: str,
 global
     nbthread 1
     maxconn {clients}
-    tune.bufsize {COPY_BUFFER}
+    tune.bufsize {buffer}
     tune.pipesize 262144
     {f"maxpipes {pipes}" if splice else "nosplice"}
 defaults
@@ -80,7 +81,8 @@ listen service
     return [program, "-db", "-f", str(file)]
 
 
-def nginx_words(program: str, directory: pathlib.Path, port: int, target: str) -> list[str]:
+def nginx_words(program: str, directory: pathlib.Path, port: int, target: str,
+                buffer: int = COPY_BUFFER) -> list[str]:
     """Where the worker runs as root, it may open the target as the others may."""
     file = directory / "nginx.conf"
     file.write_text(f"""\
@@ -91,7 +93,7 @@ pid {directory}/pid; error_log stderr warn;
 events {{ worker_connections {min(2 * CLIENTS, DESCRIPTORS)}; }}
 stream {{
     access_log off; tcp_nodelay on;
-    proxy_buffer_size {COPY_BUFFER};
+    proxy_buffer_size {buffer};
     proxy_timeout 1h;
     server {{ listen 127.0.0.1:{port} backlog={BACKLOG}; proxy_pass {target}; }}
 }}
@@ -116,8 +118,12 @@ def socat_words(program: str, _directory: pathlib.Path, port: int, target: str) 
 
 WORDS = {"kaiso": kaiso_words, "haproxy": haproxy_words,
          "haproxy-splice": lambda *words: haproxy_words(*words, splice=True),
-         "nginx": nginx_words, "systemd-socket-proxyd": proxyd_words, "socat": socat_words}
+         "nginx": nginx_words, "systemd-socket-proxyd": proxyd_words, "socat": socat_words,
+         # As most run them: HAProxy with its default, nginx with what its users set for bulk.
+         "haproxy-16k": lambda *words: haproxy_words(*words, buffer=16384),
+         "nginx-64k": lambda *words: nginx_words(*words, buffer=65536)}
 KINDS = tuple(WORDS)
+BEST_KINDS = KINDS[:-2]
 
 
 def find_program(name: str, kaiso: str | os.PathLike) -> str:
@@ -230,7 +236,7 @@ def answers(port: int) -> bool:
 
 def start(kind: str, directory: pathlib.Path, target: str, kaiso: str | os.PathLike, core: int | None = None) -> Router:
     """Starts a contender, on one processor if it is named; its files go below the directory."""
-    name = kind.removesuffix("-splice")
+    name = kind if kind in PROGRAMS else kind.partition("-")[0]
     program = find_program(name, kaiso)
     directory = pathlib.Path(tempfile.mkdtemp(prefix=f"{kind}.", dir=directory.resolve()))
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:

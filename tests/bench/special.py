@@ -85,7 +85,7 @@ def bench_expose(bench, placement, core, stack):
     stack.callback(expose.stop)
     measure.wait_for(lambda: routers.answers(port), "expose")
     contenders = [measure.Contender("kaiso expose", expose.place, "", expose)]
-    for kind in ("kaiso", "haproxy", "haproxy-splice"):
+    for kind in ("kaiso", "haproxy", "haproxy-splice", "haproxy-16k"):
         router = routers.start(kind, bench.directory, bench.tcp, bench.kaiso, core)
         stack.callback(router.stop)
         contenders.append(measure.Contender(kind, router.place, router.line, router))
