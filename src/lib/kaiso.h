@@ -223,6 +223,10 @@ int kaiso_receiver_fd(const struct kaiso_receiver *receiver);
  *
  * Clients that were reset while they waited are left out.
  *
+ * The router closes its own copy of the socket right after it has sent it, which may be a moment after you have it.
+ * So take a client out of an epoll (EPOLL_CTL_DEL) before you close it; close() alone might leave it there for
+ * that moment (epoll(7), question 6).
+ *
  * A descriptor, or a negative errno:
  *
  *	-EAGAIN            SOCK_NONBLOCK receivers only: there is none now

@@ -808,11 +808,17 @@ static int session_send_client(struct session *session, const struct stat *socke
 		return r;
 	session->is_detached = true;
 	ioctl(session->client.fd, FIONBIO, &blocking);
-	if (session->backend.fd < 0)
-		return receiver_send(receiver, session->client.fd);
-	r = receiver_send_first_take(receiver, session->backend.fd, session->client.fd, socket_file);
+	if (session->backend.fd < 0) {
+		r = receiver_send(receiver, session->client.fd);
+	} else {
+		r = receiver_send_first_take(receiver, session->backend.fd, session->client.fd, socket_file);
+		if (r == 0)
+			session->backend.fd = -1;
+	}
+	/* At once: while it is open here, the receiver's close() neither ends the connection nor takes it out of
+	 * the receiver's epoll (epoll(7), question 6). */
 	if (r == 0)
-		session->backend.fd = -1;
+		close(STEAL_FD(session->client.fd));
 	return r;
 }
 

@@ -10,7 +10,7 @@ ELSEWHERE = 4000
 
 def bench_inject(bench):
     with contextlib.ExitStack() as stack:
-        router = special.kaiso(bench, None, stack, {"service": bench.directory / "service.sock"})
+        router = special.kaiso(bench, None, stack, {"service": bench.services / "service"})
         ways = {"not wrapped": ()} | {
             f"inject, {mode}": (bench.kaiso, "inject", "--mode", mode, router.place, "service", "--")
             for mode in ("preload", "seccomp")}

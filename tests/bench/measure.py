@@ -43,8 +43,8 @@ class Results:
 class Contender:
     """A place that clients go to, and who works there for them."""
 
-    def __init__(self, name, place, line="", router=None):
-        self.name, self.place, self.line, self.router = name, place, line, router
+    def __init__(self, name, place, line="", router=None, server=None):
+        self.name, self.place, self.line, self.router, self.server = name, place, line, router, server
 
     def cpu_seconds(self):
         return self.router.cpu_seconds() if self.router else 0.0
@@ -59,7 +59,9 @@ class Bench:
         self.directory, self.stack = pathlib.Path(directory), stack
         self.results = Results()
         self.tcp = f"127.0.0.1:{routers.free_port()}"
-        self.unix = f"unix:{self.directory}/service.sock"
+        self.services = self.directory / "services"  # with one service, for all contenders
+        self.services.mkdir()
+        self.unix = f"unix:{self.services}/service"
         self.server = self.spawn(self.load, "serve", self.tcp, self.unix)
         wait_for(lambda: routers.answers(int(self.tcp.rpartition(":")[2])), "the service")
 
@@ -80,10 +82,11 @@ class Bench:
 
     def measure(self, contender, *words):
         """The same with the CPU that the router and all three parties together took."""
-        server, router = routers.process_cpu(self.server.pid), contender.cpu_seconds()
+        pid = (contender.server or self.server).pid
+        server, router = routers.process_cpu(pid), contender.cpu_seconds()
         figures, clients = self.run(words[0], contender.place, contender.line, *words[1:])
         router = contender.cpu_seconds() - router
-        return figures, router, clients + router + routers.process_cpu(self.server.pid) - server
+        return figures, router, clients + router + routers.process_cpu(pid) - server
 
     def say(self, text):
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)

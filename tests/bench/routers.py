@@ -43,12 +43,12 @@ TIME_TO_START, TIME_TO_STOP = 10, 5
 
 
 def kaiso_words(program: str, directory: pathlib.Path, port: int, target: str) -> list[str]:
-    """A service that is a link to the target's socket, or a description of where the target is."""
-    services = directory / "services"
-    services.mkdir()
+    """The directory where the target's socket is called "service", or one with a description of where the target is."""
     if target.startswith("unix:"):
-        (services / "service").symlink_to(pathlib.Path(target.removeprefix("unix:")).resolve())
+        services = pathlib.Path(target.removeprefix("unix:")).parent
     else:
+        services = directory / "services"
+        services.mkdir()
         (services / "service").write_text(f"{target}\n")
     return [program, "serve", "--threads", "1", "--services", str(services), "--log-level", "warning",
             f"127.0.0.1:{port}"]

@@ -50,16 +50,16 @@ def kaiso(bench, core, stack, services, threads=1):
 def hand_over_contenders(bench, core, stack, modes):
     """Direct TCP, and the same server behind a router that hands its clients over."""
     sockets = {"receiver": bench.directory / f"receiver-{core}.sock"}
-    bench.spawn(bench.load, "receive", sockets["receiver"])
+    servers = {"receiver": bench.spawn(bench.load, "receive", sockets["receiver"])}
     for mode in modes:
         sockets[mode] = bench.directory / f"{mode}-{core}.sock"
-        bench.spawn(bench.kaiso, "passfd", "--mode", mode, sockets[mode], "--",
+        servers[mode] = bench.spawn(bench.kaiso, "passfd", "--mode", mode, sockets[mode], "--",
                     bench.load, "serve", f"127.0.0.1:{routers.free_port()}")
     measure.wait_for(lambda: all(path.exists() for path in sockets.values()), "the receivers")
     router = kaiso(bench, core, stack, {name: f"{path} passfd\n" for name, path in sockets.items()})
     names = {"receiver": "handed over"} | {mode: f"handed over, passfd {mode}" for mode in modes}
     return [measure.Contender("direct TCP", bench.tcp)] + [
-        measure.Contender(names[name], router.place, name, router) for name in sockets]
+        measure.Contender(names[name], router.place, name, router, servers[name]) for name in sockets]
 
 
 def bench_hand_over(bench, placement, core, stack):
@@ -96,7 +96,7 @@ def bench_expose(bench, placement, core, stack):
 def bench_growth(bench, placement):
     """Each against the same router without the burden, in the same rounds."""
     core = measure.CLIENT_CORE if placement == measure.ONE_CORE else measure.CLIENT_CORE + 1
-    service = bench.directory / "service.sock"
+    service = bench.services / "service"
     many = {f"{number:05}": service for number in range(SERVICES - 1)} | {"service": service}
     with contextlib.ExitStack() as stack:
         few = kaiso(bench, core, stack, {"service": service})

@@ -47,8 +47,10 @@ static struct endpoint *endpoint_new(enum kind kind, int fd)
 	return endpoint;
 }
 
+/* Out of the epoll first: a router that has handed it over may have it open a moment longer. */
 static void endpoint_end(struct endpoint *endpoint)
 {
+	epoll_ctl(epoll_fd, EPOLL_CTL_DEL, endpoint->fd, NULL);
 	close(endpoint->fd);
 	free(endpoint);
 }
