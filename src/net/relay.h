@@ -100,8 +100,8 @@ void relay_way_init(struct relay_way *way, bool is_tcp);
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
 
-/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). Before urgent
- * bytes are read, the caller sets SO_OOBINLINE (socket(7)) on the source, or they are lost. */
+/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). A TCP source needs
+ * SO_OOBINLINE (socket(7)) before the first pump, or urgent bytes are lost. */
 void relay_way_source_event(struct relay_way *way, uint32_t events);
 
 /* The sink's descriptor had events (EPOLLOUT, EPOLLHUP, EPOLLERR): it may take more. */

@@ -28,8 +28,9 @@
 #include "router/session_log.h"
 #include "router/worker.h"
 
-#define OTHER_EVENTS (EPOLLPRI | EPOLLRDHUP | EPOLLET)
-#define BACKEND_EVENTS (EPOLLIN | OTHER_EVENTS)
+#define INPUT_EVENTS (EPOLLIN | EPOLLPRI) /* TCP wakes for both whenever bytes come (sock_def_readable()) */
+#define OTHER_EVENTS (EPOLLRDHUP | EPOLLET)
+#define BACKEND_EVENTS (INPUT_EVENTS | OTHER_EVENTS)
 #define SOURCE_EVENTS (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 #define SINK_EVENTS (EPOLLOUT | EPOLLHUP | EPOLLERR)
 #define HANDOVER_RETRY_MS 2        /* the first wait; it doubles up to */
@@ -101,7 +102,7 @@ static enum step session_step(struct session *session)
 /* Of one descriptor, for the way out of it and the way into it. What a way has no place for does not wake it. */
 static uint32_t relay_interest(const struct relay_way *from, const struct relay_way *into)
 {
-	return (from->is_blocked ? 0u : EPOLLIN) | (into->is_blocked ? EPOLLOUT : 0u) | OTHER_EVENTS;
+	return (from->is_blocked ? 0u : INPUT_EVENTS) | (into->is_blocked ? EPOLLOUT : 0u) | OTHER_EVENTS;
 }
 
 /* What the client's and the backend's descriptor are watched for, from the state alone. */
@@ -900,6 +901,15 @@ static bool session_has_unix_backend(const struct session *session)
 	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
 }
 
+/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
+ * and in order. */
+static void socket_take_urgent_inline(int fd)
+{
+	static const int on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
+}
+
 static enum step session_enter_relay(struct session *session)
 {
 	session_enter(session, SESSION_RELAY);
@@ -907,6 +917,10 @@ static enum step session_enter_relay(struct session *session)
 	/* A backend that is not watched yet: watching tells at once what is there already. */
 	session->down.is_readable = session->backend.events != 0;
 	session->down.is_tcp = !session_has_unix_backend(session);
+	if (session->up.is_tcp)
+		socket_take_urgent_inline(session->client.fd);
+	if (session->down.is_tcp)
+		socket_take_urgent_inline(session->backend.fd);
 	if (!session_preload(session))
 		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_NEXT;
@@ -1105,28 +1119,12 @@ static void session_free(struct session *session)
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
-/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
- * and in order. */
-static void socket_take_urgent_inline(int fd)
-{
-	static const int on = 1;
-
-	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
-}
-
-static void session_source_event(struct loop_watch *source, struct relay_way *way, uint32_t events)
-{
-	if ((events & EPOLLPRI) && !way->has_urgent)
-		socket_take_urgent_inline(source->fd);
-	if (events & SOURCE_EVENTS)
-		relay_way_source_event(way, events);
-}
-
 static void session_on_client(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, client);
 
-	session_source_event(watch, &session->up, events);
+	if (events & SOURCE_EVENTS)
+		relay_way_source_event(&session->up, events);
 	if (events & SINK_EVENTS)
 		relay_way_sink_event(&session->down);
 	if (events & EPOLLERR)
@@ -1140,7 +1138,8 @@ static void session_on_backend(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, backend);
 
-	session_source_event(watch, &session->down, events);
+	if (events & SOURCE_EVENTS)
+		relay_way_source_event(&session->down, events);
 	if (events & SINK_EVENTS)
 		relay_way_sink_event(&session->up);
 	if (events & EPOLLHUP)
