@@ -82,11 +82,11 @@ class Bench:
 
     def measure(self, contender, *words):
         """The same with the CPU that the router and all three parties together took."""
-        pid = (contender.server or self.server).pid
-        server, router = routers.process_cpu(pid), contender.cpu_seconds()
+        server = routers.Router("service", "", "", "", contender.server or self.server)
+        spent, router = server.cpu_seconds(), contender.cpu_seconds()
         figures, clients = self.run(words[0], contender.place, contender.line, *words[1:])
         router = contender.cpu_seconds() - router
-        return figures, router, clients + router + routers.process_cpu(pid) - server
+        return figures, router, clients + router + server.cpu_seconds() - spent
 
     def say(self, text):
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)

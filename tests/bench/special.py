@@ -53,8 +53,8 @@ def hand_over_contenders(bench, core, stack, modes):
     servers = {"receiver": bench.spawn(bench.load, "receive", sockets["receiver"])}
     for mode in modes:
         sockets[mode] = bench.directory / f"{mode}-{core}.sock"
-        servers[mode] = bench.spawn(bench.kaiso, "passfd", "--mode", mode, sockets[mode], "--",
-                    bench.load, "serve", f"127.0.0.1:{routers.free_port()}")
+        servers[mode] = bench.spawn(bench.kaiso, "passfd", "--mode", mode, sockets[mode], "--", bench.load, "serve",
+                                    f"127.0.0.1:{routers.free_port()}", start_new_session=True)
     measure.wait_for(lambda: all(path.exists() for path in sockets.values()), "the receivers")
     router = kaiso(bench, core, stack, {name: f"{path} passfd\n" for name, path in sockets.items()})
     names = {"receiver": "handed over"} | {mode: f"handed over, passfd {mode}" for mode in modes}
