@@ -164,6 +164,7 @@ void listen_set_keepalive(int fd)
 static void set_inheritable_options(int fd)
 {
 	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
 	listen_set_keepalive(fd);
 }
 

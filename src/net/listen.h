@@ -3,8 +3,8 @@
  *
  * Everything here may block for a moment (name lookup) and is for the start of
  * a program only. All sockets are close-on-exec and non-blocking; those of TCP carry
- * SO_REUSEADDR, IPV6_V6ONLY, and TCP_NODELAY, SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL,
- * TCP_KEEPCNT, which accepted sockets inherit (Linux), so that no system call
+ * SO_REUSEADDR, IPV6_V6ONLY, and TCP_NODELAY, SO_OOBINLINE, SO_KEEPALIVE, TCP_KEEPIDLE,
+ * TCP_KEEPINTVL, TCP_KEEPCNT, which accepted sockets inherit (Linux), so that no system call
  * per connection is needed.
  *
  * A function that fails leaves the set as it was, and one line for people in

@@ -18,6 +18,7 @@
  */
 #include "net/relay.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -176,7 +177,8 @@ bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length)
 
 void relay_way_skip(struct relay_way *way, size_t length)
 {
-	way->skip_bytes = length & RELAY_SKIP_MAX;
+	assert(length <= RELAY_SKIP_MAX);
+	way->skip_bytes = length & RELAY_SKIP_MAX; /* for the compiler, which knows no range */
 }
 
 void relay_way_lose_source(struct relay_way *way)
@@ -273,27 +275,6 @@ static enum relay_outcome way_flush(struct relay_way *way, int sink_fd, struct r
 	return way->is_spliced ? way_flush_pipe(way, sink_fd, pool) : way_flush_stash(way, sink_fd);
 }
 
-static enum relay_outcome way_splice(struct relay_way *way, int source_fd, int sink_fd,
-				     struct relay_pipe *pipe, struct relay_pool *pool)
-{
-	ssize_t moved = splice(source_fd, NULL, pipe->write_fd, NULL, RELAY_PIPE_SIZE,
-			       SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-
-	if (moved <= 0)
-		pool_give(pool, pipe);
-	if (moved < 0)
-		return way_source_error(way);
-	if (moved == 0) {
-		way->eof_seen = true;
-		return STEP_AGAIN;
-	}
-	way->pipe = pipe;
-	way->is_spliced = true;
-	way->held_bytes = (uint32_t)moved;
-	way->is_bulk = moved >= (ssize_t)BULK_LEAVE_BYTES;
-	return way_flush(way, sink_fd, pool);
-}
-
 /* Keeps what a short write left over; the source is read in smaller pieces from now on. */
 static enum relay_outcome way_hold(struct relay_way *way, const char *bytes, size_t length)
 {
@@ -360,6 +341,26 @@ static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sin
 	if ((size_t)received == skipped)
 		return STEP_AGAIN;
 	return way_send(way, sink_fd, pool->buffer + skipped, (size_t)received - skipped);
+}
+
+static enum relay_outcome way_splice(struct relay_way *way, int source_fd, int sink_fd,
+				     struct relay_pipe *pipe, struct relay_pool *pool)
+{
+	ssize_t moved = splice(source_fd, NULL, pipe->write_fd, NULL, RELAY_PIPE_SIZE,
+			       SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+
+	if (moved <= 0)
+		pool_give(pool, pipe);
+	if (moved < 0)
+		return way_source_error(way);
+	/* The end; or, behind a FIN that has come, an urgent mark. Only recv(2) tells the two apart. */
+	if (moved == 0)
+		return way_copy(way, source_fd, sink_fd, pool);
+	way->pipe = pipe;
+	way->is_spliced = true;
+	way->held_bytes = (uint32_t)moved;
+	way->is_bulk = moved >= (ssize_t)BULK_LEAVE_BYTES;
+	return way_flush(way, sink_fd, pool);
 }
 
 static bool way_is_spliced(const struct relay_way *way, enum relay_mode mode)

@@ -100,8 +100,9 @@ void relay_way_init(struct relay_way *way, bool is_tcp);
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
 
-/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). A TCP source needs
- * SO_OOBINLINE (socket(7)) before the first pump, or urgent bytes are lost. */
+/* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). The source needs
+ * SO_OOBINLINE (socket(7)) before the first byte is looked at, or urgent bytes are lost: those of TCP, and
+ * those of UNIX sockets (Linux 5.15). */
 void relay_way_source_event(struct relay_way *way, uint32_t events);
 
 /* The sink's descriptor had events (EPOLLOUT, EPOLLHUP, EPOLLERR): it may take more. */

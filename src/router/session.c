@@ -5,8 +5,8 @@
  * STEP_WAIT or STEP_NEXT. After that, session_interest() tells what is to be watched.
  *
  * The client's bytes stay in the kernel until they are needed: the request line is looked at with
- * MSG_PEEK, and exactly the line is taken: before the socket is handed over, or with the first bytes that are
- * relayed, whose read skips it. So a session in REQUEST needs no buffer.
+ * MSG_PEEK, and exactly the line is taken: before an answer or a handing over by a read of its own, else by
+ * the relay's first read, which skips it. So a session in REQUEST needs no buffer.
  *
  * Words of our own that have to precede a stream ("+" to the client, the path to the next router) are put
  * into the relay as if its source had sent them: relay_way_preload().
@@ -47,6 +47,7 @@
 
 /* An idle session costs this, 8 bytes of malloc(3), and two descriptors. */
 static_assert(sizeof(struct session) <= 184, "a session has grown");
+static_assert(REQUEST_LINE_MAX <= RELAY_SKIP_MAX, "the relay cannot skip a line");
 
 enum step { STEP_WAIT, STEP_NEXT };
 
@@ -65,7 +66,7 @@ struct session_reply {
 
 static enum step on_request(struct session *session);
 static enum step on_reply(struct session *session);
-static enum step on_lookup(struct session *session, const char *path, size_t length);
+static enum step on_lookup(struct session *session, const struct request *request);
 static enum step on_verdict(struct session *session);
 static enum step on_handover(struct session *session);
 static enum step on_relay(struct session *session);
@@ -146,6 +147,13 @@ static enum step session_over(struct session *session, enum session_reason reaso
 	return STEP_WAIT;
 }
 
+/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
+ * and in order. TCP clients have it from their listener. */
+static void socket_set_urgent_inline(int fd, int is_inline)
+{
+	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &is_inline, sizeof(is_inline));
+}
+
 /* ---- REQUEST --------------------------------------------------------------------------------------- */
 
 static enum step session_take_request(struct session *session, const struct request *request);
@@ -163,12 +171,9 @@ static enum step session_set_deadline(struct session *session, uint64_t timeout_
 }
 
 /* Takes exactly the line away from the socket. It was seen there, so it comes whole. */
-static bool session_consume(struct session *session)
+static bool session_consume(struct session *session, size_t length)
 {
-	ssize_t length = session->up.skip_bytes;
-
-	relay_way_skip(&session->up, 0);
-	return recv(session->client.fd, session->worker->pool.buffer, (size_t)length, MSG_DONTWAIT) == length;
+	return recv(session->client.fd, session->worker->pool.buffer, length, MSG_DONTWAIT) == (ssize_t)length;
 }
 
 static enum step on_request(struct session *session)
@@ -199,7 +204,6 @@ static enum step on_request(struct session *session)
 							       SESSION_CLIENT_CLOSED);
 		return STEP_WAIT;
 	}
-	relay_way_skip(&session->up, request.line_length);
 	return session_take_request(session, &request);
 }
 
@@ -225,19 +229,19 @@ static enum step session_take_request(struct session *session, const struct requ
 	switch (request->kind) {
 	case REQUEST_LIST:
 	case REQUEST_VERB_LIST:
-		if (!session_consume(session))
+		if (!session_consume(session, request->line_length))
 			return session_over(session, SESSION_CLIENT_RESET);
 		return session_want_list(session, request);
 	case REQUEST_VERB_VERSION:
-		if (!session_consume(session))
+		if (!session_consume(session, request->line_length))
 			return session_over(session, SESSION_CLIENT_RESET);
 		return session_answer(session, "kaiso " KAISO_VERSION "\r\n",
 				      strlen("kaiso " KAISO_VERSION "\r\n"));
 	case REQUEST_VERB_OPEN:
 		session->wants_verdict = true;
-		return on_lookup(session, request->path, request->path_length);
+		return on_lookup(session, request);
 	case REQUEST_OPEN:
-		return on_lookup(session, request->path, request->path_length);
+		return on_lookup(session, request);
 	case REQUEST_VERB_REFUSED:
 		session->wants_verdict = true;
 		return session_refuse_path(session, request);
@@ -454,9 +458,11 @@ static bool session_is_loop(const struct session *session, uint64_t service_hash
 	       chains_is_loop(chains, &ends, service_hash);
 }
 
-static enum step on_lookup(struct session *session, const char *path, size_t length)
+static enum step on_lookup(struct session *session, const struct request *request)
 {
 	struct worker *worker = session->worker;
+	const char *path = request->path;
+	const size_t length = request->path_length;
 	struct description_error error;
 	int connection, r;
 
@@ -473,6 +479,12 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 		session_log_failure(session, r);
 	if (r < 0)
 		return session_refuse(session, session_reason_from_errno(r));
+	if (session->service->kind == SERVICE_PASSFD) {
+		if (!session_consume(session, request->line_length))
+			return session_over(session, SESSION_CLIENT_RESET);
+		return session_enter_handover(session);
+	}
+	relay_way_skip(&session->up, request->line_length);
 	switch (session->service->kind) {
 	case SERVICE_SOCKET:
 	case SERVICE_UNIX:
@@ -481,9 +493,6 @@ static enum step on_lookup(struct session *session, const char *path, size_t len
 	case SERVICE_KAISO:
 		return session_dial_host(session);
 	case SERVICE_PASSFD:
-		if (!session_consume(session))
-			return session_over(session, SESSION_CLIENT_RESET);
-		return session_enter_handover(session);
 	case SERVICE_UNKNOWN:
 		break;
 	}
@@ -616,6 +625,7 @@ static enum step session_dialled(struct session *session, int fd)
 	session->backend.fd = fd;
 	if (session->service->kind == SERVICE_PASSFD)
 		return session_enter_handover(session);
+	socket_set_urgent_inline(fd, 1);
 	session->chain = NULL;
 	if (session->is_exposed && session_is_loop(session, session->service->hash)) {
 		session->service->loop_until_ms = worker->loop.now_ms + LOOP_PAUSE_MS;
@@ -798,7 +808,8 @@ static enum step session_tell_opened(struct session *session)
 	return session_over(session, SESSION_CLIENT_RESET);
 }
 
-/* Sends the client's socket, as accept() would have given it: blocking, and in no epoll of ours. */
+/* Sends the client's socket, as accept() would have given it: blocking, urgent bytes apart, and in no epoll
+ * of ours. */
 static int session_send_client(struct session *session, const struct stat *socket_file)
 {
 	struct receiver *receiver = &session->service->receiver;
@@ -809,6 +820,7 @@ static int session_send_client(struct session *session, const struct stat *socke
 		return r;
 	session->is_detached = true;
 	ioctl(session->client.fd, FIONBIO, &blocking);
+	socket_set_urgent_inline(session->client.fd, 0);
 	if (session->backend.fd < 0) {
 		r = receiver_send(receiver, session->client.fd);
 	} else {
@@ -876,6 +888,7 @@ static enum step session_begin_unix(struct session *session, int connection)
 	if (connection < 0)
 		return session_fail(session, connection);
 	session->backend.fd = connection;
+	socket_set_urgent_inline(connection, 1);
 	session->chain = NULL;
 	return session_enter_relay(session);
 }
@@ -901,15 +914,6 @@ static bool session_has_unix_backend(const struct session *session)
 	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
 }
 
-/* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
- * and in order. */
-static void socket_take_urgent_inline(int fd)
-{
-	static const int on = 1;
-
-	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
-}
-
 static enum step session_enter_relay(struct session *session)
 {
 	session_enter(session, SESSION_RELAY);
@@ -917,10 +921,6 @@ static enum step session_enter_relay(struct session *session)
 	/* A backend that is not watched yet: watching tells at once what is there already. */
 	session->down.is_readable = session->backend.events != 0;
 	session->down.is_tcp = !session_has_unix_backend(session);
-	if (session->up.is_tcp)
-		socket_take_urgent_inline(session->client.fd);
-	if (session->down.is_tcp)
-		socket_take_urgent_inline(session->backend.fd);
 	if (!session_preload(session))
 		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_NEXT;
@@ -988,7 +988,8 @@ static enum step on_relay(struct session *session)
 		return STEP_WAIT;
 	if (session->is_client_lost)
 		return session_over(session, SESSION_CLIENT_RESET);
-	session->down.is_last = session->up.eof_sent;
+	/* Where the way up broke a reset will follow the end, which is to be told before. */
+	session->down.is_last = session->up.eof_sent && !session->up.is_broken;
 	if (!session_pump(session, &session->down, session->backend.fd, session->client.fd,
 			  options->relay_down))
 		return STEP_WAIT;
@@ -1225,6 +1226,8 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 	session->started_ms = worker->loop.now_ms & SESSION_STARTED_MASK;
 	relay_way_init(&session->up, peer->sa.sa_family != AF_UNIX);
 	relay_way_init(&session->down, false);
+	if (!session->up.is_tcp)
+		socket_set_urgent_inline(client_fd, 1);
 	list_append(&worker->sessions, &session->link);
 	session_enter(session, SESSION_REQUEST);
 	if (exposed)

@@ -193,6 +193,20 @@ def test_reset_by_the_service_behind_its_end(router):
     router.wait_session(client, reason="service-reset")
 
 
+def test_service_that_reads_no_more_and_answers(router):
+    """Whatever the client still sends goes nowhere, but the answer is whole and so is its end. (TCP's shutdown(2)
+    refuses nothing of the peer's.)"""
+    backend = router.backend("foo")
+    client = router.open("foo").send(b"request")
+    peer = backend.accept()
+    assert peer.receive(7) == b"request"
+    peer.sock.shutdown(socket.SHUT_RD)
+    client.send(b"more")
+    router.settle()
+    peer.send(b"answer").close()
+    assert client.receive_all() == b"answer"
+
+
 def test_reset_by_the_service_during_an_upload(router):
     """A part of an answer and a reset, while the client sends: the client must not take the part for the whole."""
     backend = router.backend_tcp("foo")
@@ -541,6 +555,76 @@ def test_urgent_byte_behind_a_full_sink(new_router, way, size):
     router.settle()
     assert peer.receive(size) == noise(size)
     assert peer.receive(13) == b"before!behind"
+
+
+def send_with_urgent(stream):
+    stream.send(b"before")
+    stream.sock.send(b"!", socket.MSG_OOB)
+    return stream.send(b"behind")
+
+
+def send_with_urgent_and_end(stream):
+    send_with_urgent(stream).end()
+
+
+@pytest.mark.parametrize("size", [100_000, 400_000, 800_000, 1_500_000])
+def test_urgent_byte_before_the_end_of_an_upload(router, make_backend, size):
+    """Once the end has come splice(2) says 0 at a mark too: only recv(2) tells the two apart."""
+    backend = make_backend("foo")
+    client = router.open("foo")
+    peer = backend.accept()
+    client.send(noise(size))
+    router.settle()
+    send_with_urgent_and_end(client)
+    router.settle()
+    assert peer.receive_all() == noise(size) + b"before!behind"
+    client.close()
+    peer.close()
+
+
+def test_urgent_byte_before_the_end_of_a_download(router):
+    backend = router.backend_tcp("foo")
+    client = router.open("foo", receive_buffer=65536)
+    peer = backend.accept()
+    size = fill(peer)
+    received = 0
+    while not select.select([], [peer.sock], [], 0)[1]:
+        received += len(client.sock.recv(1 << 16))
+    send_with_urgent_and_end(peer)
+    router.settle()
+    assert (client.receive_all() == noise(size)[received:] + b"before!behind"), size
+    client.close()
+    peer.close()
+
+
+def test_urgent_byte_of_a_unix_service(router):
+    """Linux 5.15: UNIX sockets have urgent bytes too (MSG_OOB)."""
+    backend = router.backend("foo")
+    client = router.open("foo")
+    peer = backend.accept()
+    for _ in range(3):
+        send_with_urgent(peer)
+        router.settle()
+    peer.end()
+    assert client.receive_all() == b"before!behind" * 3
+
+
+def test_urgent_byte_of_a_unix_client(new_router, tmp_path):
+    router = new_router(listen=("127.0.0.1:0", f"unix:{tmp_path}/listener"))
+    backend = router.backend("foo")
+    client = router.open("foo", address=f"unix:{tmp_path}/listener")
+    peer = backend.accept()
+    send_with_urgent_and_end(client)
+    assert peer.receive_all() == b"before!behind"
+
+
+def test_urgent_byte_before_the_request(router, make_backend):
+    """It is a byte of the line as any other. The line is looked at before it is taken: both must count alike."""
+    backend = make_backend("Ufoo")
+    client = router.connect()
+    client.sock.send(b"U", socket.MSG_OOB)
+    client.send(b"foo\nhello").end()
+    assert backend.accept().receive_all() == b"hello"
 
 
 def test_bulk_without_large_pipes(new_router):

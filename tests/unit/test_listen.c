@@ -228,18 +228,26 @@ static void test_any_address_takes_one_port_for_both_families(void **state)
 	listen_set_close(&set);
 }
 
+/* The port that the holder got by chance may be somebody else's in the other family: then that one is named. */
 static void assert_taken_is_taken(const char *holder, const char *expected)
 {
-	struct listen_set taken = { 0 }, set = { 0 };
-	char word[16];
-	union addr addr;
+	bool is_named = false;
 
-	assert_adds(&taken, holder);
-	addr = address_of(taken.listeners[0].fd);
-	/* The port stands at the same place in both families. */
-	snprintf(word, sizeof(word), ":%u", ntohs(addr.in.sin_port));
-	assert_refuses(&set, word, -EADDRINUSE, expected);
-	listen_set_close(&taken);
+	for (int attempt = 0; attempt < 16 && !is_named; attempt++) {
+		struct listen_set taken = { 0 }, set = { 0 };
+		char word[16], reason[LISTEN_REASON_SIZE];
+		union addr addr;
+
+		assert_adds(&taken, holder);
+		addr = address_of(taken.listeners[0].fd);
+		/* The port stands at the same place in both families. */
+		snprintf(word, sizeof(word), ":%u", ntohs(addr.in.sin_port));
+		assert_int_equal(listen_set_add(&set, word, reason, sizeof(reason)), -EADDRINUSE);
+		assert_int_equal(set.count, 0);
+		is_named = strstr(reason, expected) != NULL;
+		listen_set_close(&taken);
+	}
+	assert_true(is_named);
 }
 
 static void test_taken_in_one_family_is_taken(void **state)
