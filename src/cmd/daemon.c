@@ -4,15 +4,19 @@
  */
 #include "cmd/daemon.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/args.h"
 #include "base/fd.h"
 #include "base/macros.h"
 #include "cmd/cmd.h"
+#include "net/relay.h"
 #include "router/server.h"
 
 #define DEFAULT_SERVICES "./services"
@@ -20,6 +24,7 @@
 #define THREADS_MAX 256
 #define THREADS_DEFAULT_MAX 4
 #define PIPES_PER_THREAD_MAX 128
+#define PIPE_SHARE 2 /* of what a user's pipes may hold we take one part in so many */
 
 /* Takes the value of an option; -EINVAL or -ERANGE when it is none. */
 typedef int (*option_parser)(const char *word, struct daemon_settings *settings, size_t offset);
@@ -278,13 +283,31 @@ int daemon_listen_status(int error)
 	return error == -EINVAL || error == -ERANGE ? EXIT_USAGE : EXIT_RUNTIME;
 }
 
+/* How many pipes the process may have. An unprivileged user's pipes may hold so many pages altogether
+ * (pipe(7), pipe-user-pages-soft), 0 for any; what goes beyond is tiny, for all programs of that user. */
+static uint64_t pipes_allowed(uint64_t descriptors)
+{
+	CLEANUP_CLOSE int fd = open("/proc/sys/fs/pipe-user-pages-soft", O_RDONLY | O_CLOEXEC);
+	char text[24];
+	ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+	uint64_t pages = 16384, share;
+
+	if (length > 0) {
+		text[length] = '\0';
+		pages = strtoull(text, NULL, 10);
+	}
+	share = pages ? pages * (uint64_t)sysconf(_SC_PAGESIZE) / PIPE_SHARE / RELAY_PIPE_SIZE : UINT64_MAX;
+	return MIN(share, descriptors / 16);
+}
+
 int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
 {
 	struct router_options *router = &settings->router;
 	uint64_t descriptors = fd_raise_limit();
 	int status;
 
-	router->max_pipes = (unsigned)MIN(descriptors / 16 / router->threads, (uint64_t)PIPES_PER_THREAD_MAX);
+	router->max_pipes =
+		(unsigned)MIN(pipes_allowed(descriptors) / router->threads, (uint64_t)PIPES_PER_THREAD_MAX);
 	if (router->max_sessions == 0)
 		router->max_sessions =
 			server_default_sessions(descriptors, router->threads, router->max_pipes);

@@ -23,7 +23,7 @@
 #define RELAY_CHUNK_MIN (16u << 10)
 #define RELAY_CHUNK_FIRST (64u << 10)
 #define RELAY_CHUNK_MAX (256u << 10)
-#define RELAY_PIPE_SIZE (512u << 10)
+#define RELAY_PIPE_SIZE (512 << 10)
 
 #define RELAY_SKIP_BITS 13
 #define RELAY_SKIP_MAX ((1u << RELAY_SKIP_BITS) - 1)

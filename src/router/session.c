@@ -173,7 +173,8 @@ static enum step session_set_deadline(struct session *session, uint64_t timeout_
 /* Takes exactly the line away from the socket. It was seen there, so it comes whole. */
 static bool session_consume(struct session *session, size_t length)
 {
-	return recv(session->client.fd, session->worker->pool.buffer, length, MSG_DONTWAIT) == (ssize_t)length;
+	return recv(session->client.fd, session->worker->pool.buffer, length, MSG_DONTWAIT) ==
+	       (ssize_t)length;
 }
 
 static enum step on_request(struct session *session)

@@ -17,6 +17,8 @@ def take_by_hand(backend):
     data, fds = receive_descriptors(peer.sock)
     assert data == b"*" and len(fds) == 1, (data, fds)
     assert is_blocking(fds[0]), "the descriptor must be in blocking mode, as accept() would give it"
+    with socket.socket(fileno=os.dup(fds[0])) as client:
+        assert not client.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE), "nor with urgent bytes among the others"
     peer.expect_end()
     return Stream(socket.socket(fileno=fds[0]))
 

@@ -12,7 +12,7 @@ import zlib
 import pytest
 
 from harness.namespaces import not_almighty
-from harness.process import borrow_sockets
+from harness.process import borrow_sockets, list_fds
 from harness.router import LAZY_PIPES_PER_THREAD
 from harness.services import Backend, bind_tcp, echo
 from harness.stream import Stream, fill, noise, noise_piece, noise_sum, receive_sum, send_noise
@@ -650,6 +650,32 @@ def test_bulk_without_large_pipes(new_router):
     finally:
         for fd in held:
             os.close(fd)
+
+
+def test_pipes_leave_some_for_others(new_router):
+    """A user's pipes may hold so much altogether: a router with stalled bulk takes half, and copies beyond it."""
+    with open("/proc/sys/fs/pipe-user-pages-soft", encoding="ascii") as soft:
+        share = int(soft.read()) * os.sysconf("SC_PAGESIZE")
+    router = new_router("--threads", "2", "--relay-up", "splice")
+    backend = router.backend("foo")
+    clients = [router.open("foo") for _ in range(share // (512 << 10))]
+    for client in clients:
+        backend.accept()
+        client.sock.setblocking(False)
+    for _ in range(8):
+        for client in clients:
+            try:
+                client.sock.send(noise(1 << 20))
+            except BlockingIOError:
+                pass
+        router.settle()
+    pipes = {target: fd for fd, target in list_fds(router.pid).items() if target.startswith("pipe:")}
+    held = 0
+    for end in pipes.values():
+        fd = os.open(f"/proc/{router.pid}/fd/{end}", os.O_RDONLY | os.O_NONBLOCK)
+        held += fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        os.close(fd)
+    assert share // 4 <= held <= share // 2 + 65536, f"{len(pipes)} pipes hold {held} bytes"  # the log is one more
 
 
 # ---- everything at once
