@@ -1078,13 +1078,15 @@ void session_end(struct session *session, enum session_reason reason)
 	if (session->state == SESSION_ENDED)
 		return;
 	session_close_manner(session, reason);
+	/* At once, for it tells both sides; and out of epoll, as nobody else has these open files. */
+	cleanup_close(&session->client.fd);
+	cleanup_close(&session->backend.fd);
+	session->client.events = 0;
+	session->backend.events = 0;
 	session_log_end(session, reason);
 	session->worker->reason_counts[reason]++;
 	session_release(session);
 	loop_timer_cancel(loop, &session->timer);
-	/* close() takes them out of epoll: nobody else has these open files. */
-	session->client.events = 0;
-	session->backend.events = 0;
 	session_enter(session, SESSION_ENDED);
 	loop_defer(loop, &session->task);
 }
@@ -1110,8 +1112,6 @@ static void session_free(struct session *session)
 	loop_timer_cancel(&worker->loop, &session->timer);
 	relay_way_deinit(&session->up, &worker->pool);
 	relay_way_deinit(&session->down, &worker->pool);
-	cleanup_close(&session->client.fd);
-	cleanup_close(&session->backend.fd);
 	service_unref(session->service);
 	limits_end_session(&worker->shared->limits, &session->peer);
 	list_remove(&session->link);

@@ -26,7 +26,7 @@
  * Half-close is no state: each direction of the relay has eof_seen and eof_sent.
  *
  * Ownership: the session is on its worker's list and frees itself (a task of the loop). It owns both
- * descriptors, and session_free() closes them; but a client that was handed over is closed right then, and
+ * descriptors, and session_end() closes them; but a client that was handed over is closed right then, and
  * so is the connection to a router that did not know the word for a verdict.
  */
 #ifndef KAISO_ROUTER_SESSION_H

@@ -75,7 +75,7 @@ def bench_hand_over(bench, placement, core, stack):
 def bench_expose(bench, placement, core, stack):
     """A plain port for one service. What the router behind it hands over, so only expose is between."""
     path = bench.directory / f"exposed-{core}.sock"
-    bench.spawn(bench.load, "receive", path)
+    receiver = bench.spawn(bench.load, "receive", path)
     measure.wait_for(path.exists, "the receiver")
     behind = kaiso(bench, measure.CLIENT_CORE, stack, {"service": f"{path} passfd\n"})
     port = routers.free_port()
@@ -84,7 +84,7 @@ def bench_expose(bench, placement, core, stack):
     expose = routers.Router("kaiso expose", "", f"127.0.0.1:{port}", "", process)
     stack.callback(expose.stop)
     measure.wait_for(lambda: routers.answers(port), "expose")
-    contenders = [measure.Contender("kaiso expose", expose.place, "", expose)]
+    contenders = [measure.Contender("kaiso expose", expose.place, "", expose, receiver)]
     for kind in ("kaiso", "haproxy", "haproxy-splice", "haproxy-16k"):
         router = routers.start(kind, bench.directory, bench.tcp, bench.kaiso, core)
         stack.callback(router.stop)

@@ -906,6 +906,7 @@ def test_exposes_itself(new_exposer, tmp_path, form):
     exposer = new_exposer(where, "foo", where)
     client = exposer.client().send(b"hello")
     client.expect_closed()
+    client.close()
     exposer.wait_log(msg="session", reason="loop")
     exposer.wait_fds_back()
     exposer.assert_quiet()
