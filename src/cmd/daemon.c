@@ -18,6 +18,7 @@
 #include "cmd/cmd.h"
 #include "net/relay.h"
 #include "router/server.h"
+#include "router/upgrade.h"
 
 #define DEFAULT_SERVICES "./services"
 #define BUSY_POLL_MAX_US 1000
@@ -314,4 +315,14 @@ int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
 	status = server_run(router, listeners);
 	listen_set_close(listeners);
 	return status;
+}
+
+int daemon_take_over(struct daemon_settings *settings, struct listen_set *listeners, const char **services)
+{
+	int r = upgrade_take_listeners(listeners, services);
+
+	if (r == 0)
+		return daemon_run(settings, listeners);
+	log_message(LOG_LEVEL_ERROR, "cannot take over: %s", strerror(-r));
+	return EXIT_RUNTIME;
 }

@@ -38,6 +38,10 @@ int daemon_usage_error(const char *name);
 /* Runs a server on these listeners, with the limits that the system permits; closes them. The exit status. */
 int daemon_run(struct daemon_settings *settings, struct listen_set *listeners);
 
+/* The same on the listeners, and with the sessions, of the program that this process was before (upgrade.h). services:
+ * as upgrade_take_listeners() has it. */
+int daemon_take_over(struct daemon_settings *settings, struct listen_set *listeners, const char **services);
+
 /* The exit status for an error of listen_set_add(): is it the word that makes no sense, or the system that
  * refuses? */
 int daemon_listen_status(int error);

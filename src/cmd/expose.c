@@ -16,6 +16,7 @@
 #include "net/kaiso_address.h"
 #include "proto/path.h"
 #include "proto/request.h"
+#include "router/upgrade.h"
 
 static void print_help(void)
 {
@@ -42,7 +43,8 @@ static void print_help(void)
 	      "\n"
 	      "While the kaiso is away, clients are closed and the log says why; the next one is\n"
 	      "tried anew. Signals: TERM and INT accept no more clients and let sessions end within\n"
-	      "the drain timeout; a second one ends them at once.\n"
+	      "the drain timeout; a second one ends them at once. USR2 starts the program anew from\n"
+	      "its file with every connection kept.\n"
 	      "Exit status: 0 after a signal, 1 when it cannot run, 2 for a wrong command line.\n",
 	      stdout);
 }
@@ -112,14 +114,18 @@ static int expose(struct daemon_settings *settings, const struct kaiso_address *
 						  .services = exposed.services };
 	int status = 0;
 
+	settings->router.services = NULL;
+	settings->router.exposure = &exposure;
+	if (upgrade_role() == UPGRADE_ASKED)
+		return upgrade_answer();
+	if (upgrade_role() == UPGRADE_TAKES)
+		return daemon_take_over(settings, &exposed.listeners, exposed.services);
 	for (int i = 0; i < count && status == 0; i += 2)
 		status = listen_for(&exposed, words[i], words[i + 1]);
 	if (status != 0) {
 		listen_set_close(&exposed.listeners);
 		return status;
 	}
-	settings->router.services = NULL;
-	settings->router.exposure = &exposure;
 	return daemon_run(settings, &exposed.listeners);
 }
 

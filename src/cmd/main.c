@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/macros.h"
 #include "cmd/cmd.h"
+#include "router/upgrade.h"
 
 #define LINK_PREFIX "kaiso-"
 
@@ -111,6 +112,7 @@ int main(int argc, char **argv)
 	int status;
 
 	fd_fill_standard_streams();
+	upgrade_begin(argc, argv);
 	status = run(argc, argv);
 	/* Output that did not reach its reader (a full disk) is a failure. A reader that left early is not
 	 * told. */

@@ -10,6 +10,7 @@
 #include "base/macros.h"
 #include "cmd/cmd.h"
 #include "cmd/daemon.h"
+#include "router/upgrade.h"
 
 #define DEFAULT_PORT 37812
 #define SERVICES_LENGTH_MAX 4000 /* a whole path of it and a service still fits two system calls */
@@ -39,7 +40,9 @@ static void print_help(void)
 	      "         printf 'NAME\\n' | nc 127.0.0.1 37812         connects to one\n"
 	      "\n"
 	      "Signals: TERM and INT accept no more clients and let sessions end within the\n"
-	      "drain timeout; a second one ends them at once. HUP changes nothing.\n"
+	      "drain timeout; a second one ends them at once. USR2 starts the program anew from its\n"
+	      "file, in the same process and with every connection: an upgrade, refused with a line\n"
+	      "in the log when the new one cannot. HUP changes nothing.\n"
 	      "Exit status: 0 after a signal, 1 when it cannot run, 2 for a wrong command line.\n",
 	      stdout);
 }
@@ -81,6 +84,10 @@ static int serve(struct daemon_settings *settings, char **words, int count)
 	char reason[LISTEN_REASON_SIZE];
 	int r;
 
+	if (upgrade_role() == UPGRADE_ASKED)
+		return upgrade_answer();
+	if (upgrade_role() == UPGRADE_TAKES)
+		return daemon_take_over(settings, &listeners, NULL);
 	if (check_services(settings->router.services) != 0)
 		return EXIT_RUNTIME;
 	r = listen_on(&listeners, words, count, reason, sizeof(reason));

@@ -118,6 +118,11 @@ void loop_timer_cancel(struct loop *loop, struct loop_timer *timer)
 		heap_settle(loop, position, loop->heap[loop->heap_length]);
 }
 
+uint64_t loop_timer_due_ms(const struct loop *loop, const struct loop_timer *timer)
+{
+	return timer->position > 0 ? loop->heap[timer->position - 1].at_ms : 0;
+}
+
 static void loop_run_timers(struct loop *loop)
 {
 	while (loop->heap_length > 0 && loop->heap[0].at_ms <= loop->now_ms) {
@@ -220,6 +225,11 @@ int loop_run(struct loop *loop)
 void loop_stop(struct loop *loop)
 {
 	loop->is_stopping = true;
+}
+
+void loop_resume(struct loop *loop)
+{
+	loop->is_stopping = false;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------ */

@@ -67,6 +67,9 @@ void loop_run_out(struct loop *loop);
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
+/* Takes loop_stop() back, while the loop does not run: it can be run again. */
+void loop_resume(struct loop *loop);
+
 /*
  * Registers the watch for exactly these events (EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET, EPOLLEXCLUSIVE;
  * errors and hang-ups always come), or changes what it is registered for; 0 takes it out. No system call
@@ -80,6 +83,9 @@ int loop_watch(struct loop *loop, struct loop_watch *watch, uint32_t events);
  * armed). */
 int loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ms);
 void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
+
+/* When it is due; 0 when it is not armed. */
+uint64_t loop_timer_due_ms(const struct loop *loop, const struct loop_timer *timer);
 
 /* Has the task run once, after the current batch of events. Queued already: nothing happens. */
 void loop_defer(struct loop *loop, struct loop_task *task);

@@ -174,6 +174,24 @@ bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length)
 	return way_stash(way, bytes, length);
 }
 
+bool relay_way_hold_pipe_take(struct relay_way *way, struct relay_pool *pool, int read_fd, int write_fd,
+			      uint32_t length)
+{
+	struct relay_pipe *pipe = malloc(sizeof(*pipe));
+
+	if (!pipe) {
+		close(read_fd);
+		close(write_fd);
+		return false;
+	}
+	*pipe = (struct relay_pipe){ .read_fd = read_fd, .write_fd = write_fd };
+	pool->pipe_count++;
+	way->pipe = pipe;
+	way->is_spliced = true;
+	way->held_bytes = length;
+	return true;
+}
+
 void relay_way_skip(struct relay_way *way, size_t length)
 {
 	assert(length <= RELAY_SKIP_MAX);

@@ -113,6 +113,11 @@ void relay_way_sink_event(struct relay_way *way);
  * memory. */
 bool relay_way_preload(struct relay_way *way, const char *bytes, size_t length);
 
+/* Has the way hold length bytes that are in a pipe already. Takes the pipe's ends. Instead of the above. False when
+ * out of memory: then the ends are closed. */
+bool relay_way_hold_pipe_take(struct relay_way *way, struct relay_pool *pool, int read_fd, int write_fd,
+			      uint32_t length);
+
 /* The next bytes of the source, at most RELAY_SKIP_MAX, are dropped and not counted. They are there already. */
 void relay_way_skip(struct relay_way *way, size_t length);
 

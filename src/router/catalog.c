@@ -27,6 +27,7 @@
 #include "proto/path.h"
 #include "router/description_file.h"
 #include "router/options.h"
+#include "router/session_image.h"
 
 #define SETTLED_AFTER_SECONDS 2
 
@@ -208,6 +209,62 @@ struct service *catalog_exposed(struct catalog *catalog, const struct router_exp
 	};
 
 	return service_new(catalog, SERVICE_KAISO, remote, strlen(remote), &description);
+}
+
+static struct description_text text_from(const struct session_image *image, enum image_text text)
+{
+	const struct image_bytes *from = &image->texts[text];
+
+	return from->length ? (struct description_text){ from->bytes, from->length } :
+			      (struct description_text){ "", 0 };
+}
+
+struct service *catalog_restored(struct catalog *catalog, const struct session_image *image)
+{
+	const struct description description = {
+		.target = text_from(image, IMAGE_TARGET),
+		.host = text_from(image, IMAGE_HOST),
+		.port = (uint16_t)image->numbers[IMAGE_PORT],
+		.knock_port = (uint16_t)image->numbers[IMAGE_KNOCK_PORT],
+		.service = text_from(image, IMAGE_REMOTE),
+		.socket = text_from(image, IMAGE_SOCKET),
+	};
+	const enum service_kind kind = (enum service_kind)(image->numbers[IMAGE_SERVICE] - 1);
+	const struct description_text path = text_from(image, IMAGE_PATH);
+	const bool is_described = kind != SERVICE_UNKNOWN && kind != SERVICE_SOCKET;
+
+	return service_new(catalog, kind, path.start, path.length, is_described ? &description : NULL);
+}
+
+/* The socket as it was described: what was put before it is put there again. */
+static const char *service_described_socket(const struct service *service)
+{
+	const char *services = service->catalog->services;
+	size_t length = strlen(services);
+
+	if (length > 0 && strncmp(service->socket_path, services, length) == 0 &&
+	    service->socket_path[length] == '/')
+		return service->socket_path + length + 1;
+	return service->socket_path;
+}
+
+static struct image_bytes bytes_of(const char *text)
+{
+	return text ? (struct image_bytes){ text, strlen(text) } : (struct image_bytes){ NULL, 0 };
+}
+
+void service_image_of(const struct service *service, struct session_image *image)
+{
+	image->numbers[IMAGE_SERVICE] = (uint64_t)service->kind + 1;
+	image->numbers[IMAGE_PORT] = service->port;
+	image->numbers[IMAGE_KNOCK_PORT] = service->knock_port;
+	image->texts[IMAGE_PATH] = (struct image_bytes){ service->path, service->path_length };
+	if (service->kind == SERVICE_UNKNOWN || service->kind == SERVICE_SOCKET)
+		return;
+	image->texts[IMAGE_TARGET] = bytes_of(service->target);
+	image->texts[IMAGE_HOST] = bytes_of(service->host);
+	image->texts[IMAGE_REMOTE] = bytes_of(service->remote);
+	image->texts[IMAGE_SOCKET] = bytes_of(service_described_socket(service));
 }
 
 /* ---- descriptions --------------------------------------------------------------------------------- */

@@ -107,6 +107,15 @@ struct router_exposure;
 struct service *catalog_exposed(struct catalog *catalog, const struct router_exposure *exposure,
 				const char *remote);
 
+struct session_image;
+
+/* A service with one reference as the image of one of its sessions names it, whatever has become of it in the
+ * directory. NULL when out of memory. */
+struct service *catalog_restored(struct catalog *catalog, const struct session_image *image);
+
+/* What makes an image name this service. The image borrows from it. */
+void service_image_of(const struct service *service, struct session_image *image);
+
 /* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out
  * of memory. */
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length);

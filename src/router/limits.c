@@ -155,6 +155,21 @@ enum limit limits_begin_session(struct limits *limits, const union addr *client)
 	return limit;
 }
 
+void limits_restore_session(struct limits *limits, const union addr *client)
+{
+	struct limits_address *address;
+	unsigned char key[17];
+
+	limits->sessions++;
+	if (limits->sessions_per_address_max == 0 || !key_of(client, key))
+		return;
+	pthread_mutex_lock(&limits->mutex);
+	address = limits_find(limits, key);
+	if (address)
+		address->sessions++;
+	pthread_mutex_unlock(&limits->mutex);
+}
+
 void limits_end_session(struct limits *limits, const union addr *client)
 {
 	struct limits_address *address;

@@ -49,6 +49,9 @@ void limits_deinit(struct limits *limits);
 enum limit limits_begin_session(struct limits *limits, const union addr *client);
 void limits_end_session(struct limits *limits, const union addr *client);
 
+/* A session goes on that was admitted by the process before this one. It ends as others do. */
+void limits_restore_session(struct limits *limits, const union addr *client);
+
 /* Within a session: may this address make one more request now? LIMIT_NONE or LIMIT_ADDRESS_REQUESTS. */
 enum limit limits_request(struct limits *limits, const union addr *client, uint64_t now_ms);
 

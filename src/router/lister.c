@@ -61,6 +61,11 @@ static void text_add_references(struct lister_text *text, unsigned count)
 	pthread_mutex_unlock(&texts_mutex);
 }
 
+void lister_text_ref(struct lister_text *text)
+{
+	text_add_references(text, 1);
+}
+
 /* Finds a held text that is in all likelihood the same and takes a reference to it, so that it stays
  * while the two are compared. */
 static struct lister_text *text_find_twin(const struct lister_text *text)
@@ -115,6 +120,17 @@ static struct lister_text *text_publish_take(struct lister_text *text, unsigned 
 		return text;
 	free(text);
 	return NULL;
+}
+
+struct lister_text *lister_text_restored(const char *bytes, size_t length)
+{
+	struct lister_text *text = calloc(1, sizeof(*text) + length);
+
+	if (!text)
+		return NULL;
+	memcpy(text->bytes, bytes, length);
+	text->length = length;
+	return text_publish_take(text, 1);
 }
 
 /* ---- writing a list ------------------------------------------------------------------------------ */

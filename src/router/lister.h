@@ -37,6 +37,12 @@ struct lister_text {
  * for a walk. */
 void lister_text_unref(struct lister_text *text);
 
+/* One reference more. */
+void lister_text_ref(struct lister_text *text);
+
+/* A text as another process had made it, with one reference. NULL when out of memory, or over LISTER_TEXTS_MAX. */
+struct lister_text *lister_text_restored(const char *bytes, size_t length);
+
 struct lister;
 
 /*

@@ -3,18 +3,23 @@
  * so that a start either succeeds whole or fails with one line. Signals come as
  * events of the first worker. The first TERM or INT has all workers accept
  * nobody any more and let their sessions end; the last one to have none left says so through
- * an eventfd, and then, or at a second signal, all are stopped.
+ * an eventfd, and then, or at a second signal, all are stopped. USR2 has all threads stand still, and the new
+ * program go on in their place; when it cannot, they go on themselves.
  */
 #include "router/server.h"
 
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/notify.h"
+#include "router/upgrade.h"
 #include "router/worker.h"
 
 /* Listeners, standard streams, and each thread's own: epoll, eventfd, spare, DNS, a receiver or two. */
@@ -29,6 +34,7 @@ struct server {
 	unsigned count;   /* of workers that are made */
 	unsigned running; /* of threads that run, the calling one not counted */
 	bool is_draining;
+	bool must_upgrade;
 	struct loop_watch signals;
 	struct loop_watch idle;
 };
@@ -72,7 +78,10 @@ static void server_on_signal(struct loop_watch *watch, uint32_t events)
 	(void)events;
 	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
 		return;
-	if (info.ssi_signo == SIGHUP)
+	if (info.ssi_signo == SIGUSR2) {
+		server->must_upgrade = true;
+		loop_stop(&server->workers[0].loop);
+	} else if (info.ssi_signo == SIGHUP)
 		log_message(LOG_LEVEL_INFO,
 			    "nothing to reload: what there is to know is looked up for every client");
 	else if (server->is_draining)
@@ -97,6 +106,7 @@ static int server_take_signals(struct server *server)
 	sigaddset(&taken, SIGTERM);
 	sigaddset(&taken, SIGINT);
 	sigaddset(&taken, SIGHUP);
+	sigaddset(&taken, SIGUSR2);
 	signal(SIGPIPE, SIG_IGN);
 	r = pthread_sigmask(SIG_BLOCK, &taken, NULL);
 	if (r != 0)
@@ -152,6 +162,79 @@ static int server_start_threads(struct server *server)
 	return 0;
 }
 
+/* ---- upgrade ------------------------------------------------------------------------------------------ */
+
+static void notify_reloading(void)
+{
+	char state[64];
+
+	/* Type=notify-reload wants to know when (sd_notify(3)). */
+	snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, clock_now_us());
+	notify_send(state);
+}
+
+/* All threads stand still, as they are. */
+static void server_halt(struct server *server)
+{
+	for (unsigned i = 1; i <= server->running; i++)
+		worker_halt(&server->workers[i]);
+	for (unsigned i = 1; i <= server->running; i++)
+		pthread_join(server->workers[i].thread, NULL);
+	server->running = 0;
+}
+
+/* Returns when this program is to go on: 0, or a negative errno when it cannot. */
+static int server_upgrade(struct server *server)
+{
+	char reason[UPGRADE_REASON_SIZE];
+	struct log_line line;
+
+	server->must_upgrade = false;
+	if (server->is_draining) {
+		log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
+		loop_resume(&server->workers[0].loop);
+		return 0;
+	}
+	notify_reloading();
+	server_halt(server);
+	upgrade_run(server->workers, server->count, reason, sizeof(reason));
+	log_begin(&line, LOG_LEVEL_ERROR, "cannot upgrade; the running version goes on");
+	log_add_string(&line, "reason", reason);
+	log_end(&line);
+	notify_send("READY=1");
+	for (unsigned i = 0; i < server->count; i++)
+		worker_resume(&server->workers[i]);
+	return server_start_threads(server);
+}
+
+/* The first worker's loop, until the end. */
+static int server_loop(struct server *server)
+{
+	int r;
+
+	do {
+		r = loop_run(&server->workers[0].loop);
+		if (r == 0 && server->must_upgrade)
+			r = server_upgrade(server);
+	} while (r == 0 && !server->workers[0].loop.is_stopping);
+	return r;
+}
+
+/* From the program before this one. */
+static void server_take_sessions(struct server *server)
+{
+	size_t lost, sessions = upgrade_take_sessions(server->workers, server->count, &lost);
+	struct log_line line;
+
+	log_begin(&line, LOG_LEVEL_INFO, "upgraded");
+	log_add_string(&line, "version", KAISO_VERSION);
+	log_add_string(&line, "previous", upgrade_previous_version());
+	log_add_number(&line, "sessions", sessions);
+	if (lost > 0)
+		log_add_number(&line, "lost", lost);
+	log_end(&line);
+}
+
 static int server_init(struct server *server, const struct router_options *options,
 		       struct listen_set *listeners)
 {
@@ -178,7 +261,11 @@ static int server_init(struct server *server, const struct router_options *optio
 			return -errno;
 	}
 	r = server_make_workers(server);
-	return r < 0 ? r : server_start_threads(server);
+	if (r < 0)
+		return r;
+	if (upgrade_role() == UPGRADE_TAKES)
+		server_take_sessions(server);
+	return server_start_threads(server);
 }
 
 /* Has all threads end; what they counted can be read then. */
@@ -258,9 +345,10 @@ int server_run(const struct router_options *options, struct listen_set *listener
 	if (r < 0) {
 		log_message(LOG_LEVEL_ERROR, "cannot start: %s", strerror(-r));
 	} else {
-		server_log_ready(server);
+		if (upgrade_role() == UPGRADE_NONE)
+			server_log_ready(server);
 		notify_send("READY=1");
-		r = loop_run(&server->workers[0].loop);
+		r = server_loop(server);
 		if (r < 0)
 			log_message(LOG_LEVEL_ERROR, "the event loop failed: %s", strerror(-r));
 	}

@@ -25,6 +25,7 @@
 #include "net/dial.h"
 #include "proto/reply.h"
 #include "proto/request.h"
+#include "router/session_image.h"
 #include "router/session_log.h"
 #include "router/worker.h"
 
@@ -322,6 +323,21 @@ static void wish_on_done(struct lister_wish *wish)
 	worker_post(CONTAINER_OF(wish, struct session_reply, wish)->worker, wish);
 }
 
+/* NULL when out of memory. */
+static struct session_reply *reply_new_list(struct session *session, const char *directory, size_t length,
+					    bool is_detailed)
+{
+	struct session_reply *reply = reply_new(session, directory, length);
+
+	if (!reply)
+		return NULL;
+	reply->wish.on_done = wish_on_done;
+	reply->wish.is_detailed = is_detailed;
+	reply->wish.directory_length = length;
+	reply->wish.directory = reply->storage;
+	return reply;
+}
+
 static enum step session_want_list(struct session *session, const struct request *request)
 {
 	struct worker *worker = session->worker;
@@ -331,16 +347,13 @@ static enum step session_want_list(struct session *session, const struct request
 		session->limit = LIMIT_LISTS;
 		return session_refuse(session, SESSION_LIMIT);
 	}
-	reply = reply_new(session, request->path, request->path_length);
+	reply = reply_new_list(session, request->path, request->path_length,
+			       request->kind == REQUEST_VERB_LIST);
 	if (!reply) {
 		limits_end_list(&worker->shared->limits);
 		return session_refuse(session, SESSION_NO_MEMORY);
 	}
 	reply->is_list = true;
-	reply->wish.on_done = wish_on_done;
-	reply->wish.is_detailed = request->kind == REQUEST_VERB_LIST;
-	reply->wish.directory_length = request->path_length;
-	reply->wish.directory = reply->storage;
 	lister_submit(worker->shared->lister, &reply->wish);
 	return session_enter_reply(session, reply);
 }
@@ -424,7 +437,8 @@ static enum step on_reply(struct session *session)
 /* ---- LOOKUP ---------------------------------------------------------------------------------------- */
 
 static enum step session_begin_unix(struct session *session, int connection);
-static enum step session_dial_host(struct session *session);
+static enum step session_dial_host(struct session *session, uint64_t deadline_ms);
+static uint64_t session_connect_deadline(const struct session *session);
 static enum step session_enter_handover(struct session *session);
 
 static enum step session_fail(struct session *session, int error)
@@ -492,7 +506,7 @@ static enum step on_lookup(struct session *session, const struct request *reques
 		return session_begin_unix(session, connection);
 	case SERVICE_TCP:
 	case SERVICE_KAISO:
-		return session_dial_host(session);
+		return session_dial_host(session, session_connect_deadline(session));
 	case SERVICE_PASSFD:
 	case SERVICE_UNKNOWN:
 		break;
@@ -508,13 +522,17 @@ static enum step session_ask_plainly(struct session *session);
 static bool session_asks_for_verdict(const struct session *session);
 static enum step session_enter_verdict(struct session *session);
 
-static uint64_t deadline_from(const struct worker *worker, uint64_t timeout_ms)
+/* Of a connection that is begun now; UINT64_MAX for none. */
+static uint64_t session_connect_deadline(const struct session *session)
 {
+	const struct worker *worker = session->worker;
+	uint64_t timeout_ms = worker->shared->options->connect_timeout_ms;
+
 	return timeout_ms ? worker->loop.now_ms + timeout_ms : UINT64_MAX;
 }
 
 /* The dial that the session is to wait for; NULL (and the session refused) when out of memory. */
-static struct dial *session_enter_dial(struct session *session)
+static struct dial *session_enter_dial(struct session *session, uint64_t deadline_ms)
 {
 	struct worker *worker = session->worker;
 	struct dial *dial = malloc(sizeof(*dial));
@@ -523,8 +541,7 @@ static struct dial *session_enter_dial(struct session *session)
 		session_refuse(session, SESSION_NO_MEMORY);
 		return NULL;
 	}
-	dial_init(dial, &worker->loop, deadline_from(worker, worker->shared->options->connect_timeout_ms),
-		  session_on_dialled);
+	dial_init(dial, &worker->loop, deadline_ms, session_on_dialled);
 	dial->context = session;
 	session->dial = dial;
 	session_enter(session, SESSION_DIAL);
@@ -557,24 +574,24 @@ static enum step session_dial_started(struct session *session, int r)
 	return session_fail(session, r);
 }
 
-static enum step session_retry_unix(struct session *session)
+static enum step session_retry_unix(struct session *session, uint64_t deadline_ms)
 {
-	struct dial *dial = session_enter_dial(session);
+	struct dial *dial = session_enter_dial(session, deadline_ms);
 
 	return dial ? session_dial_started(session,
 					   dial_start_unix_retry(dial, session->service->socket_path)) :
 		      STEP_NEXT;
 }
 
-static enum step session_dial_host(struct session *session)
+static enum step session_dial_host(struct session *session, uint64_t deadline_ms)
 {
 	struct dial *dial;
 	struct service *service = session->service;
 	int r;
 
 	if (service->host[0] == '\0')
-		return session_retry_unix(session);
-	dial = session_enter_dial(session);
+		return session_retry_unix(session, deadline_ms);
+	dial = session_enter_dial(session, deadline_ms);
 	if (!dial)
 		return STEP_NEXT;
 	if (service->address.sa.sa_family != AF_UNSPEC)
@@ -591,7 +608,7 @@ static enum step session_knock(struct session *session)
 		{ .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } },
 		{ .in6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT } },
 	};
-	struct dial *dial = session_enter_dial(session);
+	struct dial *dial = session_enter_dial(session, session_connect_deadline(session));
 
 	if (!dial)
 		return STEP_NEXT;
@@ -690,7 +707,7 @@ static enum step session_ask_plainly(struct session *session)
 	close(STEAL_FD(session->backend.fd));
 	relay_way_init(&session->down, false);
 	session->is_backend_gone = false;
-	return session_dial_host(session);
+	return session_dial_host(session, session_connect_deadline(session));
 }
 
 static enum step session_take_verdict(struct session *session, const char *line, size_t length)
@@ -738,9 +755,7 @@ static enum step on_verdict(struct session *session)
 
 static enum step session_enter_handover(struct session *session)
 {
-	struct worker *worker = session->worker;
-
-	session->handover_deadline_ms = deadline_from(worker, worker->shared->options->connect_timeout_ms);
+	session->handover_deadline_ms = session_connect_deadline(session);
 	session_enter(session, SESSION_HANDOVER);
 	return STEP_NEXT;
 }
@@ -874,7 +889,7 @@ static enum step on_handover(struct session *session)
 		return session_retry_handover(session);
 	r = session_reach_receiver(session, &found, &socket_file);
 	if (r == -EAGAIN)
-		return session_retry_unix(session);
+		return session_retry_unix(session, session_connect_deadline(session));
 	if (r < 0)
 		return session_fail(session, r);
 	return session_hand_over(session, socket_file);
@@ -885,7 +900,7 @@ static enum step on_handover(struct session *session)
 static enum step session_begin_unix(struct session *session, int connection)
 {
 	if (connection == -EAGAIN)
-		return session_retry_unix(session);
+		return session_retry_unix(session, session_connect_deadline(session));
 	if (connection < 0)
 		return session_fail(session, connection);
 	session->backend.fd = connection;
@@ -1209,15 +1224,15 @@ static void session_begin_exposed(struct session *session, struct service *expos
 	if (session->worker->loop.now_ms < exposed->loop_until_ms)
 		session_end(session, SESSION_LOOP);
 	else
-		session_dial_host(session);
+		session_dial_host(session, session_connect_deadline(session));
 }
 
-int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed)
+static struct session *session_alloc(struct worker *worker, int client_fd, const union addr *peer)
 {
 	struct session *session = calloc(1, sizeof(*session));
 
 	if (!session)
-		return -ENOMEM;
+		return NULL;
 	session->worker = worker;
 	session->client = (struct loop_watch){ .on_events = session_on_client, .fd = client_fd };
 	session->backend = (struct loop_watch){ .on_events = session_on_backend, .fd = -1 };
@@ -1227,14 +1242,341 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 	session->started_ms = worker->loop.now_ms & SESSION_STARTED_MASK;
 	relay_way_init(&session->up, peer->sa.sa_family != AF_UNIX);
 	relay_way_init(&session->down, false);
-	if (!session->up.is_tcp)
-		socket_set_urgent_inline(client_fd, 1);
 	list_append(&worker->sessions, &session->link);
 	session_enter(session, SESSION_REQUEST);
+	return session;
+}
+
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed)
+{
+	struct session *session = session_alloc(worker, client_fd, peer);
+
+	if (!session)
+		return -ENOMEM;
+	if (!session->up.is_tcp)
+		socket_set_urgent_inline(client_fd, 1);
 	if (exposed)
 		session_begin_exposed(session, exposed);
 	else
 		session_set_deadline(session, worker->shared->options->request_timeout_ms);
 	session_run(session);
+	return 0;
+}
+
+/* ---- from one process to the next ---------------------------------------------------------------------- */
+
+static void way_image_of(const struct relay_way *way, uint64_t *numbers, struct image_bytes *held)
+{
+	numbers[WAY_BYTES] = way->bytes;
+	numbers[WAY_SKIP] = way->skip_bytes;
+	numbers[WAY_FLAGS] =
+		(way->is_tcp ? WAY_IS_TCP : 0u) | (way->is_bulk ? WAY_IS_BULK : 0u) |
+		(way->has_hung_up ? WAY_HAS_HUNG_UP : 0u) | (way->has_urgent ? WAY_HAS_URGENT : 0u) |
+		(way->is_source_lost ? WAY_IS_SOURCE_LOST : 0u) |
+		(way->is_sink_reset ? WAY_IS_SINK_RESET : 0u) | (way->eof_seen ? WAY_EOF_SEEN : 0u) |
+		(way->eof_sent ? WAY_EOF_SENT : 0u) | (way->is_broken ? WAY_IS_BROKEN : 0u);
+	if (way->held_bytes > 0 && way->is_spliced) {
+		numbers[WAY_PIPE_READ] = (uint64_t)way->pipe->read_fd + 1;
+		numbers[WAY_PIPE_WRITE] = (uint64_t)way->pipe->write_fd + 1;
+		numbers[WAY_PIPE_HELD] = way->held_bytes;
+	} else if (way->held_bytes > 0) {
+		*held = (struct image_bytes){ way->stash->bytes + way->stash->offset, way->held_bytes };
+	}
+}
+
+static uint64_t flags_of(const struct session *session)
+{
+	return (session->wants_verdict ? IMAGE_WANTS_VERDICT : 0u) |
+	       (session->has_listed ? IMAGE_HAS_LISTED : 0u) |
+	       (session->is_client_lost ? IMAGE_IS_CLIENT_LOST : 0u) |
+	       (session->is_backend_gone ? IMAGE_IS_BACKEND_GONE : 0u) |
+	       (session->has_verdict ? IMAGE_HAS_VERDICT : 0u) |
+	       (session->is_exposed ? IMAGE_IS_EXPOSED : 0u) |
+	       (session->has_knocked ? IMAGE_HAS_KNOCKED : 0u) |
+	       (session->is_detached ? IMAGE_IS_DETACHED : 0u) |
+	       (session->is_resetting ? IMAGE_IS_RESETTING : 0u) | (session->has_turn ? IMAGE_HAS_TURN : 0u);
+}
+
+/* What is valid in this state alone. */
+static void state_image_of(const struct session *session, struct session_image *image)
+{
+	uint64_t *numbers = image->numbers;
+	const struct session_reply *reply;
+
+	switch ((enum session_state)session->state) {
+	case SESSION_REPLY:
+		reply = session->reply;
+		if (reply->bytes && reply->wish.text) {
+			image->list = reply->wish.text;
+			numbers[IMAGE_LIST_SENT] = reply->sent;
+			break;
+		}
+		if (reply->bytes) {
+			image->texts[IMAGE_REPLY] = (struct image_bytes){ reply->bytes + reply->sent,
+									  reply->length - reply->sent };
+			break;
+		}
+		numbers[IMAGE_FLAGS] |= IMAGE_WANTS_LIST | (reply->wish.is_detailed ? IMAGE_IS_DETAILED : 0u);
+		image->texts[IMAGE_DIRECTORY] =
+			(struct image_bytes){ reply->wish.directory, reply->wish.directory_length };
+		break;
+	case SESSION_DIAL:
+		numbers[IMAGE_DEADLINE_MS] = session->dial->deadline_ms;
+		break;
+	case SESSION_HANDOVER:
+		numbers[IMAGE_DEADLINE_MS] = session->handover_deadline_ms;
+		break;
+	case SESSION_VERDICT:
+	case SESSION_RELAY:
+		numbers[IMAGE_FLAGS] |= session->chain ? IMAGE_HAS_CHAIN : 0u;
+		break;
+	case SESSION_REQUEST:
+	case SESSION_LOOKUP:
+	case SESSION_ENDED:
+		break;
+	}
+}
+
+/* The listener whose service this is, from 1; 0 for none. */
+static uint64_t session_listener(const struct session *session)
+{
+	const struct worker *worker = session->worker;
+
+	for (size_t i = 0; session->is_exposed && i < worker->shared->listeners->count; i++) {
+		if (worker->listeners[i].service == session->service)
+			return i + 1;
+	}
+	return 0;
+}
+
+bool session_image_of(const struct session *session, struct session_image *image)
+{
+	uint64_t *numbers = image->numbers;
+
+	*image = (struct session_image){ 0 };
+	if (session->state == SESSION_ENDED)
+		return false;
+	numbers[IMAGE_STATE] = session->state;
+	numbers[IMAGE_STARTED_MS] = session->started_ms;
+	numbers[IMAGE_CLIENT] = (uint64_t)session->client.fd + 1;
+	numbers[IMAGE_BACKEND] = (uint64_t)(session->backend.fd + 1);
+	numbers[IMAGE_TIMER_MS] = loop_timer_due_ms(&session->worker->loop, &session->timer);
+	numbers[IMAGE_FLAGS] = flags_of(session);
+	numbers[IMAGE_REFUSAL] = session->refusal;
+	numbers[IMAGE_LIMIT] = session->limit;
+	numbers[IMAGE_RETRY_SHIFT] = session->retry_shift;
+	numbers[IMAGE_LISTENER] = session_listener(session);
+	image->texts[IMAGE_PEER] =
+		(struct image_bytes){ (const char *)&session->peer, addr_length(&session->peer) };
+	if (session->service)
+		service_image_of(session->service, image);
+	way_image_of(&session->up, numbers + IMAGE_UP, &image->texts[IMAGE_UP_HELD]);
+	way_image_of(&session->down, numbers + IMAGE_DOWN, &image->texts[IMAGE_DOWN_HELD]);
+	state_image_of(session, image);
+	return true;
+}
+
+/* What waits is looked at anew: a read or a write too many tells what the events did. */
+static bool way_restore(struct relay_way *way, struct relay_pool *pool, const uint64_t *numbers,
+			const struct image_bytes *held)
+{
+	uint64_t flags = numbers[WAY_FLAGS];
+	bool is_whole = true;
+
+	relay_way_init(way, flags & WAY_IS_TCP);
+	way->is_bulk = (flags & WAY_IS_BULK) != 0;
+	way->has_hung_up = (flags & WAY_HAS_HUNG_UP) != 0;
+	way->has_urgent = (flags & WAY_HAS_URGENT) != 0;
+	way->is_source_lost = (flags & WAY_IS_SOURCE_LOST) != 0;
+	way->is_sink_reset = (flags & WAY_IS_SINK_RESET) != 0;
+	way->eof_seen = (flags & WAY_EOF_SEEN) != 0;
+	way->eof_sent = (flags & WAY_EOF_SENT) != 0;
+	way->is_broken = (flags & WAY_IS_BROKEN) != 0;
+	relay_way_skip(way, numbers[WAY_SKIP]);
+	if (numbers[WAY_PIPE_HELD] > 0)
+		is_whole = relay_way_hold_pipe_take(way, pool, (int)numbers[WAY_PIPE_READ] - 1,
+						    (int)numbers[WAY_PIPE_WRITE] - 1,
+						    (uint32_t)numbers[WAY_PIPE_HELD]);
+	else
+		is_whole = relay_way_preload(way, held->bytes, held->length);
+	way->bytes = numbers[WAY_BYTES];
+	return is_whole;
+}
+
+static bool session_restore_service(struct session *session, const struct session_image *image)
+{
+	struct worker *worker = session->worker;
+	uint64_t listener = image->numbers[IMAGE_LISTENER];
+
+	if (listener > 0 && listener <= worker->shared->listeners->count &&
+	    worker->listeners[listener - 1].service) {
+		session->service = worker->listeners[listener - 1].service;
+		service_ref(session->service);
+	} else if (image->numbers[IMAGE_SERVICE] > 0) {
+		session->service = catalog_restored(&worker->catalog, image);
+		return session->service != NULL;
+	}
+	return true;
+}
+
+static void session_restore_flags(struct session *session, uint64_t flags)
+{
+	session->wants_verdict = (flags & IMAGE_WANTS_VERDICT) != 0;
+	session->has_listed = (flags & IMAGE_HAS_LISTED) != 0;
+	session->is_client_lost = (flags & IMAGE_IS_CLIENT_LOST) != 0;
+	session->is_backend_gone = (flags & IMAGE_IS_BACKEND_GONE) != 0;
+	session->has_verdict = (flags & IMAGE_HAS_VERDICT) != 0;
+	session->is_exposed = (flags & IMAGE_IS_EXPOSED) != 0;
+	session->has_knocked = (flags & IMAGE_HAS_KNOCKED) != 0;
+	session->is_detached = (flags & IMAGE_IS_DETACHED) != 0;
+	session->is_resetting = (flags & IMAGE_IS_RESETTING) != 0;
+}
+
+static bool session_restore_reply(struct session *session, const struct session_image *image)
+{
+	const struct image_bytes *bytes = &image->texts[IMAGE_REPLY],
+				 *directory = &image->texts[IMAGE_DIRECTORY];
+	struct worker *worker = session->worker;
+
+	session_enter(session, SESSION_REPLY);
+	if (image->list) {
+		session->reply = reply_new(session, "", 0);
+		if (!session->reply)
+			return false;
+		lister_text_ref(image->list);
+		session->reply->wish.text = image->list;
+		session->reply->bytes = image->list->bytes;
+		session->reply->length = image->list->length;
+		session->reply->sent = MIN(image->numbers[IMAGE_LIST_SENT], image->list->length);
+		return true;
+	}
+	if (!(image->numbers[IMAGE_FLAGS] & IMAGE_WANTS_LIST)) {
+		session->reply = reply_new(session, bytes->bytes, bytes->length);
+		if (!session->reply)
+			return false;
+		session->reply->bytes = session->reply->storage;
+		session->reply->length = bytes->length;
+		return true;
+	}
+	session->reply = reply_new_list(session, directory->bytes, directory->length,
+					image->numbers[IMAGE_FLAGS] & IMAGE_IS_DETAILED);
+	if (!session->reply)
+		return false;
+	session->reply->is_list = limits_begin_list(&worker->shared->limits) == LIMIT_NONE;
+	lister_submit(worker->shared->lister, &session->reply->wish);
+	return true;
+}
+
+/* A dial is begun anew, with the time that it had left; the knock as well, by the hand-over that it is for. */
+static void session_restore_dial(struct session *session, uint64_t deadline_ms)
+{
+	switch (session->service->kind) {
+	case SERVICE_SOCKET:
+	case SERVICE_UNIX:
+		session_retry_unix(session, deadline_ms);
+		break;
+	case SERVICE_TCP:
+	case SERVICE_KAISO:
+		session_dial_host(session, deadline_ms);
+		break;
+	case SERVICE_PASSFD:
+		session->handover_deadline_ms = deadline_ms;
+		session_enter(session, SESSION_HANDOVER);
+		break;
+	case SERVICE_UNKNOWN:
+		break;
+	}
+}
+
+static bool session_restore_state(struct session *session, const struct session_image *image)
+{
+	const uint64_t *numbers = image->numbers;
+	struct service *service = session->service;
+
+	switch ((enum session_state)numbers[IMAGE_STATE]) {
+	case SESSION_REPLY:
+		return session_restore_reply(session, image);
+	case SESSION_DIAL:
+		session_restore_dial(session, numbers[IMAGE_DEADLINE_MS]);
+		return true;
+	case SESSION_HANDOVER:
+		session->handover_deadline_ms = numbers[IMAGE_DEADLINE_MS];
+		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_TURN)
+			session->has_turn = turns_take(&session->worker->shared->turns, &service->turn,
+						       service->socket_path);
+		session_enter(session, SESSION_HANDOVER);
+		return true;
+	case SESSION_VERDICT:
+	case SESSION_RELAY:
+		session->chain = NULL;
+		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_CHAIN)
+			session->chain = session_enter_chain(session);
+		session_enter(session, (enum session_state)numbers[IMAGE_STATE]);
+		return true;
+	case SESSION_REQUEST:
+	case SESSION_LOOKUP:
+	case SESSION_ENDED:
+		break;
+	}
+	return true;
+}
+
+static int image_fd(const struct session_image *image, enum image_number number)
+{
+	return (int)image->numbers[number] - 1;
+}
+
+/* Without the session that they were of. */
+static void image_close(const struct session_image *image)
+{
+	static const int descriptors[] = { IMAGE_CLIENT,
+					   IMAGE_BACKEND,
+					   IMAGE_UP + WAY_PIPE_READ,
+					   IMAGE_UP + WAY_PIPE_WRITE,
+					   IMAGE_DOWN + WAY_PIPE_READ,
+					   IMAGE_DOWN + WAY_PIPE_WRITE };
+
+	for (size_t i = 0; i < ARRAY_SIZE(descriptors); i++) {
+		if (image->numbers[descriptors[i]] > 0)
+			close(image_fd(image, (enum image_number)descriptors[i]));
+	}
+}
+
+int session_restore_take(struct worker *worker, const struct session_image *image)
+{
+	const uint64_t *numbers = image->numbers;
+	struct sockaddr_storage storage = { .ss_family = AF_UNIX };
+	socklen_t length = (socklen_t)MIN(image->texts[IMAGE_PEER].length, sizeof(storage));
+	struct session *session;
+	union addr peer;
+	bool is_whole;
+
+	if (length > 0)
+		memcpy(&storage, image->texts[IMAGE_PEER].bytes, length);
+	addr_from_sockaddr(&peer, (const struct sockaddr *)&storage, length);
+	session = session_alloc(worker, image_fd(image, IMAGE_CLIENT), &peer);
+	if (!session) {
+		image_close(image);
+		return -ENOMEM;
+	}
+	limits_restore_session(&worker->shared->limits, &peer);
+	session->backend.fd = image_fd(image, IMAGE_BACKEND);
+	session->started_ms = numbers[IMAGE_STARTED_MS] & SESSION_STARTED_MASK;
+	session->refusal = numbers[IMAGE_REFUSAL] & 31;
+	session->limit = numbers[IMAGE_LIMIT] & 7;
+	session->retry_shift = numbers[IMAGE_RETRY_SHIFT] & 7;
+	session_restore_flags(session, numbers[IMAGE_FLAGS]);
+	is_whole = way_restore(&session->up, &worker->pool, numbers + IMAGE_UP, &image->texts[IMAGE_UP_HELD]);
+	is_whole &= way_restore(&session->down, &worker->pool, numbers + IMAGE_DOWN,
+				&image->texts[IMAGE_DOWN_HELD]);
+	is_whole = is_whole && session_restore_service(session, image) &&
+		   session_restore_state(session, image);
+	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED)
+		is_whole = loop_timer_set(&worker->loop, &session->timer, numbers[IMAGE_TIMER_MS]) == 0;
+	if (!is_whole) {
+		session_end(session, SESSION_NO_MEMORY);
+		return -ENOMEM;
+	}
+	loop_defer(&worker->loop, &session->task);
 	return 0;
 }

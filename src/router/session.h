@@ -110,6 +110,15 @@ void session_end(struct session *session, enum session_reason reason);
 /* The router drains: a session that has not asked for a service is ended. */
 void session_drain(struct session *session);
 
+/* What another process makes the same session from; borrows from the session, whose worker must have halted. False
+ * for one that has ended and waits to be freed. */
+struct session_image;
+bool session_image_of(const struct session *session, struct session_image *image);
+
+/* The same session on a worker that does not run yet; takes the image's descriptors. 0; or -ENOMEM, with the
+ * descriptors closed. */
+int session_restore_take(struct worker *worker, const struct session_image *image);
+
 /* A wish came back from the lister; its session may be gone. */
 struct lister_wish;
 void session_wish_done(struct lister_wish *wish);

@@ -317,6 +317,20 @@ void worker_stop(struct worker *worker)
 	worker_wake(worker);
 }
 
+void worker_halt(struct worker *worker)
+{
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	worker->must_halt = true;
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_wake(worker);
+}
+
+void worker_resume(struct worker *worker)
+{
+	worker->must_halt = false;
+	loop_resume(&worker->loop);
+}
+
 /* ---- the end ------------------------------------------------------------------------------------------ */
 
 void worker_session_gone(struct worker *worker)
@@ -353,7 +367,7 @@ static void worker_begin_drain(struct worker *worker)
 static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 {
 	struct worker *worker = CONTAINER_OF(watch, struct worker, wake);
-	bool must_drain, must_stop;
+	bool must_drain, must_stop, must_halt;
 	uint64_t count;
 
 	(void)events;
@@ -362,12 +376,13 @@ static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 	pthread_mutex_lock(&worker->mailbox_mutex);
 	must_drain = worker->must_drain;
 	must_stop = worker->must_stop;
+	must_halt = worker->must_halt;
 	pthread_mutex_unlock(&worker->mailbox_mutex);
 	worker_empty_mailbox(worker);
 	if (must_drain && !worker->is_draining)
 		worker_begin_drain(worker);
-	if (must_stop) {
+	if (must_stop)
 		worker_end_sessions(worker);
+	if (must_stop || must_halt)
 		loop_stop(&worker->loop);
-	}
 }

@@ -61,10 +61,11 @@ struct worker {
 	struct loop_timer accept_timer; /* armed while accepting pauses */
 	int spare_fd;                   /* given up to accept and close a client when descriptors are short */
 	struct loop_watch wake;         /* eventfd(2) of the mailbox */
-	pthread_mutex_t mailbox_mutex;  /* guards the three below */
+	pthread_mutex_t mailbox_mutex;  /* guards the four below */
 	struct list mailbox;            /* wishes that the lister has done */
 	bool must_drain;
 	bool must_stop;
+	bool must_halt;
 	char request[REQUEST_LINE_MAX]; /* the line that is being looked at; valid within one callback */
 };
 
@@ -80,7 +81,11 @@ int worker_listen(struct worker *worker);
 /* Thread safe, no blocking: */
 void worker_drain(struct worker *worker); /* accept nobody any more, let sessions end */
 void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run() */
+void worker_halt(struct worker *worker);  /* leave loop_run() with all sessions as they are */
 void worker_post(struct worker *worker, struct lister_wish *wish);
+
+/* After worker_halt(), when its thread has ended: loop_run() goes on where it was. */
+void worker_resume(struct worker *worker);
 
 /* On the worker's own thread: its resolver, made when first needed. NULL when out of memory. */
 struct resolver *worker_resolver(struct worker *worker);
