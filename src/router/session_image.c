@@ -136,6 +136,8 @@ int session_image_read(struct session_image *image, const struct field *field)
 	int r;
 
 	*image = (struct session_image){ 0 };
+	for (int text = 0; text < IMAGE_TEXTS; text++)
+		image->texts[text].bytes = "";
 	while ((r = fields_next(&reader, &part)) > 0) {
 		r = image_take(image, &part);
 		if (r < 0)

@@ -229,6 +229,7 @@ def test_a_lasting_receiver(router):
             assert taken.receive(5) == b"hello"
 
 
+@pytest.mark.threads
 def test_listeners_of_all_kinds(new_router, tmp_path):
     """None refuses anybody meanwhile, and a socket file is removed at the end."""
     path = tmp_path / "listener"
@@ -296,6 +297,7 @@ def _keep_talking(stream, is_over):
     return done
 
 
+@pytest.mark.threads
 def test_many_sessions_through_many_upgrades(new_router):
     """A bit of everything, under traffic with checksums, from program to program."""
     router = new_router("--threads", "3")
