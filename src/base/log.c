@@ -38,6 +38,9 @@
 #include <unistd.h>
 
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("sendto");
 
 #define ELLIPSIS "\xe2\x80\xa6"
 #define REPLACEMENT "\xef\xbf\xbd"

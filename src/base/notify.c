@@ -16,6 +16,9 @@
 #include <sys/un.h>
 
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("sendto", "socket");
 
 /* Fills the address from a path or "@name"; 0, or a negative errno. */
 static int make_address(const char *name, struct sockaddr_un *address, socklen_t *length)

@@ -38,6 +38,11 @@ static int parse_directory(const char *word, struct daemon_settings *settings, s
 	return 0;
 }
 
+static int parse_user(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	return parse_directory(word, settings, offset);
+}
+
 static int parse_duration(const char *word, struct daemon_settings *settings, size_t offset)
 {
 	return args_parse_duration_ms(word, (uint64_t *)((char *)settings + offset));
@@ -159,6 +164,11 @@ static const struct option_entry entries[] = {
 	  "the same from services to clients (default: auto)" },
 	{ DAEMON_SERVE, "no-verbs", NULL, parse_off, AT(router.has_verbs), NULL,
 	  "do not answer .kaiso/version, .kaiso/list and .kaiso/open" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_user, AT(router.user),
+	  "a user's name or number, perhaps with a group",
+	  "become that user once the addresses are taken (only root can)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "no-sandbox", NULL, parse_off, AT(router.has_sandbox), NULL,
+	  "keep all rights and system calls: for debugging" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "log-level", "LEVEL", parse_log_level, AT(log_level),
 	  "error, warning, info or debug", "error, warning, info (default) or debug" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "log-format", "FORMAT", parse_log_format, AT(log_format),
@@ -211,6 +221,7 @@ struct daemon_settings daemon_defaults(void)
 		.router = { .services = services && *services ? services : DEFAULT_SERVICES,
 			    .threads = default_threads(),
 			    .has_verbs = true,
+			    .has_sandbox = true,
 			    .relay_up = RELAY_AUTO,
 			    .relay_down = RELAY_AUTO,
 			    .request_timeout_ms = 60000,

@@ -19,6 +19,9 @@
 
 #include "base/args.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("getpeername", "getsockname");
 
 /* The longest is an IPv4-embedding IPv6 address, "%", and an interface's name. */
 #define NUMERIC_SIZE (INET6_ADDRSTRLEN + IF_NAMESIZE)

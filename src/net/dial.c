@@ -18,7 +18,10 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "net/listen.h"
+
+SANDBOX_CALLS("connect", "getsockopt", "setsockopt", "socket");
 
 #define UNIX_RETRY_FIRST_MS 1
 #define UNIX_RETRY_LAST_MS 50

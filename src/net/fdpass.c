@@ -4,9 +4,12 @@
  */
 #include "net/fdpass.h"
 
+#include "base/sandbox.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+
+SANDBOX_CALLS("recvmsg", "sendmsg");
 
 int fdpass_send(int connection_fd, char byte, int fd)
 {

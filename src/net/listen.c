@@ -34,6 +34,9 @@
 #include "base/args.h"
 #include "base/fd.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("shutdown", "unlink", "unlinkat");
 
 /* The kernel lowers it to net.core.somaxconn, whose default this is since Linux 5.4. */
 #define BACKLOG 4096

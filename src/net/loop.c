@@ -14,6 +14,9 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait");
 
 #define LOOP_BATCH 128
 

@@ -26,6 +26,9 @@
 
 #include "base/clock.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("pipe2", "recvfrom", "recvmsg", "sendto", "shutdown", "splice");
 
 #define BULK_ENTER_BYTES (64u << 10)
 #define BULK_LEAVE_BYTES (16u << 10)

@@ -19,6 +19,10 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("connect", "getpeername", "getsockname", "ioctl", "recvfrom", "sendmmsg", "sendto",
+	      "setsockopt", "socket");
 
 /* One socket of c-ares; freed after the batch of events that saw it close. */
 struct resolver_socket {

@@ -13,7 +13,10 @@
 #include <sys/socket.h>
 
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "net/fdpass.h"
+
+SANDBOX_CALLS("ioctl", "recvfrom", "sendmsg");
 
 #define CLIENT_BYTE '*'
 #define GREETING_BYTE '+'

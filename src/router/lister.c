@@ -25,8 +25,11 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "router/description_file.h"
 #include "router/listing.h"
+
+SANDBOX_CALLS("setpriority");
 
 /* ---- texts --------------------------------------------------------------------------------------- */
 

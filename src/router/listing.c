@@ -22,7 +22,10 @@
 #include <unistd.h>
 
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "proto/path.h"
+
+SANDBOX_CALLS("getdents64");
 
 /* ---- the names of one directory ------------------------------------------------------------------ */
 

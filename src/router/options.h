@@ -26,6 +26,8 @@ struct router_options {
 	unsigned threads;
 	unsigned busy_poll_us; /* of each thread's loop */
 	bool has_verbs;
+	bool has_sandbox;
+	const char *user;           /* to become (sandbox_become_user()); borrowed; NULL: nobody else */
 	enum relay_mode relay_up;   /* from TCP clients towards their service */
 	enum relay_mode relay_down; /* and back */
 	uint64_t request_timeout_ms;

@@ -19,8 +19,12 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/notify.h"
+#include "base/sandbox.h"
+#include "router/confine.h"
 #include "router/upgrade.h"
 #include "router/worker.h"
+
+SANDBOX_CALLS("eventfd2", "signalfd4");
 
 /* Listeners, standard streams, and each thread's own: epoll, eventfd, spare, DNS, a receiver or two. */
 #define DESCRIPTORS_BASE 24
@@ -253,6 +257,9 @@ static int server_init(struct server *server, const struct router_options *optio
 	chains_init(&server->shared.chains);
 	turns_init(&server->shared.turns);
 	r = server_take_signals(server);
+	if (r < 0)
+		return r;
+	r = confine(options, listeners);
 	if (r < 0)
 		return r;
 	if (options->services) {

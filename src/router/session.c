@@ -22,12 +22,15 @@
 #include <sys/stat.h>
 
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "net/dial.h"
 #include "proto/reply.h"
 #include "proto/request.h"
 #include "router/session_image.h"
 #include "router/session_log.h"
 #include "router/worker.h"
+
+SANDBOX_CALLS("getsockopt", "ioctl", "recvfrom", "sendto", "setsockopt");
 
 #define INPUT_EVENTS (EPOLLIN | EPOLLPRI) /* TCP wakes for both whenever bytes come (sock_def_readable()) */
 #define OTHER_EVENTS (EPOLLRDHUP | EPOLLET)

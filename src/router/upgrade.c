@@ -26,7 +26,11 @@
 #include "base/fields.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
 #include "router/session_image.h"
+
+SANDBOX_CALLS("dup2", "dup3", "execveat", "getcwd", "kill", "memfd_create", "pipe2", "poll", "ppoll", "prctl",
+	      "wait4");
 
 #define VARIABLE "KAISO_UPGRADE"
 #define MAGIC UPGRADE_MAGIC
@@ -58,6 +62,7 @@ static struct {
 	int state_fd;
 	char *state; /* ASKED, TAKES: the whole */
 	size_t length;
+	uint64_t sandbox; /* SANDBOX_REVISION of the one that this process is in; 0 for none */
 	char previous_version[64];
 } upgrade = { .state_fd = -1 };
 
@@ -69,6 +74,21 @@ enum upgrade_role upgrade_role(void)
 const char *upgrade_previous_version(void)
 {
 	return upgrade.previous_version;
+}
+
+const char *upgrade_program(void)
+{
+	return upgrade.program;
+}
+
+bool upgrade_is_confined(void)
+{
+	return upgrade.sandbox > 0;
+}
+
+void upgrade_set_confined(void)
+{
+	upgrade.sandbox = SANDBOX_REVISION;
 }
 
 /* ---- the state, read --------------------------------------------------------------------------------- */
@@ -149,6 +169,8 @@ static int check_field(const struct field *field, void *context)
 		return field->length == 2 * sizeof(uint64_t) ? 0 : -EPROTO;
 	case STATE_REFUSED:
 		return field_number(field, &number);
+	case STATE_SANDBOX:
+		return field_number(field, &upgrade.sandbox);
 	case STATE_LISTENER:
 		return ++check->listeners > LISTEN_MAX ? -EPROTO : listener_image_read(&listener, field);
 	case STATE_LIST:
@@ -256,10 +278,15 @@ int upgrade_answer(void)
 	if (r == -ENOTSUP)
 		printf("version " KAISO_VERSION
 		       " is older than the running one, and does not know all of its state\n");
-	else if (r < 0)
+	else if (r == 0 && upgrade.sandbox > 0 && upgrade.sandbox < SANDBOX_REVISION)
+		r = -EPERM;
+	if (r == -EPERM)
+		printf("version " KAISO_VERSION
+		       " needs system calls that the running one has given up: restart it\n");
+	else if (r < 0 && r != -ENOTSUP)
 		printf("version " KAISO_VERSION " cannot read the state of the running one: %s\n",
 		       strerror(-r));
-	else
+	else if (r == 0)
 		fputs(ANSWER, stdout);
 	return r < 0 ? 1 : 0;
 }
@@ -528,6 +555,8 @@ static int write_state(struct fields_writer *writer, struct worker *workers, uns
 
 	write_text(writer, STATE_VERSION, KAISO_VERSION);
 	write_text(writer, STATE_PROGRAM, upgrade.program);
+	if (upgrade.sandbox > 0)
+		fields_put_number(writer, STATE_SANDBOX, upgrade.sandbox);
 	write_counters(writer, workers, count);
 	write_listeners(writer, workers[0].shared);
 	r = each_session(workers, count, write_session, &writing);

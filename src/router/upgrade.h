@@ -33,6 +33,8 @@ enum state_tag {
 	STATE_LIST,     /* text of a list that sessions are sending */
 	STATE_SESSION,  /* session_image.h */
 	STATE_END,      /* number of sessions: what was written is whole */
+	STATE_SANDBOX,  /* number: SANDBOX_REVISION of the sandbox that the process is in */
+	STATE_TAGS,
 };
 
 enum upgrade_role {
@@ -46,6 +48,13 @@ enum upgrade_role {
 void upgrade_begin(int argc, char **argv);
 
 enum upgrade_role upgrade_role(void);
+
+/* The path of the program's file; NULL when it is not known. */
+const char *upgrade_program(void);
+
+/* Whether this process is in a sandbox already (base/sandbox.h): the program before put it there, or this one did. */
+bool upgrade_is_confined(void);
+void upgrade_set_confined(void);
 
 /* ASKED: says on standard output whether the state can be read. The exit status. */
 int upgrade_answer(void);

@@ -15,6 +15,9 @@
 
 #include "base/log.h"
 #include "base/macros.h"
+#include "base/sandbox.h"
+
+SANDBOX_CALLS("accept", "accept4", "eventfd2");
 
 #define ACCEPT_BATCH 16u
 #define ACCEPT_PAUSE_MS 100

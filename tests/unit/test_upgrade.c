@@ -240,7 +240,7 @@ static void test_states_of_later_versions(void **state)
 	size_t sessions;
 
 	(void)state;
-	fields_put(&writer, STATE_END + 1, "new", 3);
+	fields_put(&writer, STATE_TAGS, "new", 3);
 	assert_int_equal(check(&writer, &sessions), -ENOTSUP);
 	writer = (struct fields_writer){ 0 };
 	fields_put_number(&session, IMAGE_COMMON_NUMBERS, 1);

@@ -1,0 +1,259 @@
+/*
+ * Theory of operation: each stage is a function of its own and does not know of the others; the caller has the order
+ * (router/confine.c).
+ *
+ * Landlock: rights that a ruleset handles are denied but where a rule grants them, so reading is left out of what it
+ * handles: services may be linked from anywhere. Its constants are ours, since Debian 12's headers are older than the
+ * kernels it meets.
+ */
+#include "base/sandbox.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <libgen.h>
+#include <limits.h>
+#include <link.h>
+#include <linux/landlock.h>
+#include <pwd.h>
+#include <seccomp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/args.h"
+#include "base/macros.h"
+
+/* ---- user ------------------------------------------------------------------------------------------ */
+
+/* A name, or else a number. */
+static int find_group(const char *name, gid_t *gid)
+{
+	const struct group *group = getgrnam(name);
+	uint64_t number;
+
+	if (group)
+		*gid = group->gr_gid;
+	else if (args_parse_number(name, 0, UINT32_MAX - 1, &number) == 0)
+		*gid = (gid_t)number;
+	else
+		return -ENOENT;
+	return 0;
+}
+
+static int find_user(const char *name, uid_t *uid, gid_t *gid, char login[static 64])
+{
+	const struct passwd *user = getpwnam(name);
+	uint64_t number;
+
+	if (!user && args_parse_number(name, 0, UINT32_MAX - 1, &number) == 0) {
+		user = getpwuid((uid_t)number);
+		*uid = (uid_t)number;
+		*gid = (gid_t)number;
+	} else if (!user) {
+		return -ENOENT;
+	}
+	login[0] = '\0';
+	if (user) {
+		*uid = user->pw_uid;
+		*gid = user->pw_gid;
+		snprintf(login, 64, "%s", user->pw_name);
+	}
+	return 0;
+}
+
+int sandbox_become_user(const char *name)
+{
+	char text[128], login[64], *colon;
+	uid_t uid;
+	gid_t gid;
+	int r;
+
+	if (strlen(name) >= sizeof(text))
+		return -ENOENT;
+	strcpy(text, name);
+	colon = strchr(text, ':');
+	if (colon)
+		*colon = '\0';
+	r = find_user(text, &uid, &gid, login);
+	if (r == 0 && colon)
+		r = find_group(colon + 1, &gid);
+	if (r < 0)
+		return r;
+	if (getuid() == uid && geteuid() == uid && getgid() == gid)
+		return 0;
+	if (login[0] ? initgroups(login, gid) : setgroups(0, NULL))
+		return -errno;
+	if (setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
+		return -errno;
+	/* It must not be possible to go back. */
+	return uid != 0 && setuid(0) == 0 ? -EPERM : 0;
+}
+
+int sandbox_keep_privileges(void)
+{
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
+/* ---- files (Landlock) -------------------------------------------------------------------------------- */
+
+#define FS_EXECUTE (UINT64_C(1) << 0)
+#define FS_WRITE_FILE (UINT64_C(1) << 1)
+#define FS_REMOVE_FILE (UINT64_C(1) << 5)
+/* REMOVE_DIR to MAKE_SYM: 4 to 12. */
+#define FS_VERSION_1 (FS_EXECUTE | FS_WRITE_FILE | (UINT64_C(0x1ff) << 4))
+#define FS_REFER (UINT64_C(1) << 13)     /* version 2 */
+#define FS_TRUNCATE (UINT64_C(1) << 14)  /* 3 */
+#define FS_IOCTL_DEV (UINT64_C(1) << 15) /* 5: terminals are written, and asked for nothing */
+#define NET_BIND_TCP (UINT64_C(1) << 0)  /* 4 */
+#define SCOPE_SIGNAL (UINT64_C(1) << 1)  /* 6 */
+
+/* As landlock(7) has it since version 6; older kernels take its beginning. */
+struct ruleset {
+	uint64_t fs;
+	uint64_t net;
+	uint64_t scoped;
+};
+
+static struct ruleset ruleset_of_version(int version, size_t *size)
+{
+	struct ruleset ruleset = { .fs = FS_VERSION_1 };
+
+	*size = sizeof(ruleset.fs);
+	if (version >= 2)
+		ruleset.fs |= FS_REFER;
+	if (version >= 3)
+		ruleset.fs |= FS_TRUNCATE;
+	if (version >= 4) {
+		ruleset.net = NET_BIND_TCP;
+		*size = sizeof(ruleset.fs) + sizeof(ruleset.net);
+	}
+	if (version >= 5)
+		ruleset.fs |= FS_IOCTL_DEV;
+	if (version >= 6) {
+		ruleset.scoped = SCOPE_SIGNAL;
+		*size = sizeof(ruleset);
+	}
+	return ruleset;
+}
+
+static void ruleset_permit(int ruleset_fd, uint64_t rights, int fd)
+{
+	struct landlock_path_beneath_attr rule = { .allowed_access = rights, .parent_fd = fd };
+
+	/* What is no file of a file system (a pipe) needs no rule, and cannot have one. */
+	if (fd >= 0)
+		syscall(SYS_landlock_add_rule, ruleset_fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+}
+
+static void ruleset_permit_path(int ruleset_fd, uint64_t rights, const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_PATH | O_CLOEXEC);
+
+	ruleset_permit(ruleset_fd, rights, fd);
+}
+
+/* Where the file of that path lies, links followed: the file may be replaced, so it is the directory. */
+static void ruleset_permit_directory_of(int ruleset_fd, uint64_t rights, const char *path)
+{
+	char real[PATH_MAX];
+
+	if (realpath(path, real))
+		ruleset_permit_path(ruleset_fd, rights, dirname(real));
+}
+
+/* The program's loader (PT_INTERP); the kernel opens it for execution too. */
+static int take_loader(struct dl_phdr_info *info, size_t size, void *loader)
+{
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		if (info->dlpi_phdr[i].p_type == PT_INTERP)
+			*(const char **)loader = (const char *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+	}
+	return 1; /* the first is the program itself */
+}
+
+int sandbox_limit_files(const char *program, const char *const *removable, size_t count)
+{
+	int version = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	CLEANUP_CLOSE int fd = -1;
+	const char *loader = NULL;
+	struct ruleset ruleset;
+	size_t size;
+
+	if (version < 0)
+		return -errno;
+	ruleset = ruleset_of_version(version, &size);
+	fd = (int)syscall(SYS_landlock_create_ruleset, &ruleset, size, 0);
+	if (fd < 0)
+		return -errno;
+	dl_iterate_phdr(take_loader, &loader);
+	if (program)
+		ruleset_permit_directory_of(fd, FS_EXECUTE, program);
+	if (loader)
+		ruleset_permit_directory_of(fd, FS_EXECUTE, loader);
+	for (size_t i = 0; i < count; i++)
+		ruleset_permit_path(fd, FS_REMOVE_FILE, removable[i]);
+	ruleset_permit(fd, FS_WRITE_FILE, STDERR_FILENO);
+	return syscall(SYS_landlock_restrict_self, fd, 0) == 0 ? version : -errno;
+}
+
+/* ---- system calls (seccomp) ---------------------------------------------------------------------------- */
+
+#if !SANDBOX_HAS_CALLS
+int sandbox_limit_calls(void)
+{
+	return -ENOSYS;
+}
+#else
+
+/* What the C library, its loader (after an upgrade) and its threads call, whatever the program does. */
+SANDBOX_CALLS("access", "arch_prctl", "brk", "clock_gettime", "clock_nanosleep", "clone", "close", "exit",
+	      "exit_group", "faccessat", "faccessat2", "fcntl", "fstat", "futex", "getegid", "geteuid",
+	      "getgid", "getpid", "getrandom", "gettid", "getuid", "lseek", "madvise", "mmap", "mprotect",
+	      "mremap", "munmap", "newfstatat", "openat", "open", "pread64", "prlimit64", "getrlimit",
+	      "setrlimit", "read", "readlink", "readlinkat", "readv", "restart_syscall", "riscv_flush_icache",
+	      "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield",
+	      "set_robust_list", "set_tid_address", "stat", "statx", "sysinfo", "tgkill", "ugetrlimit",
+	      "uname", "write", "writev");
+
+extern const char *const sandbox_calls_first[] __asm__("__start_sandbox_calls")
+	__attribute__((visibility("hidden")));
+extern const char *const sandbox_calls_end[] __asm__("__stop_sandbox_calls")
+	__attribute__((visibility("hidden")));
+
+/* Names that this architecture, or this version of the library, does not have are no loss. */
+static int permit_call(scmp_filter_ctx filter, const char *name)
+{
+	int number = seccomp_syscall_resolve_name(name);
+
+	return number < 0 ? 0 : seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
+}
+
+int sandbox_limit_calls(void)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+	int r = filter ? 0 : -ENOMEM;
+
+	for (const char *const *name = sandbox_calls_first; r == 0 && name < sandbox_calls_end; name++) {
+		if (*name)
+			r = permit_call(filter, *name);
+	}
+	/* The C library then takes clone(2). */
+	if (r == 0)
+		r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	if (r == 0)
+		r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+	if (r == 0)
+		r = seccomp_load(filter);
+	if (filter)
+		seccomp_release(filter);
+	return r;
+}
+#endif

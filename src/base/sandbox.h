@@ -1,0 +1,56 @@
+/*
+ * What a router gives up once it is ready: another user's rights, files to write and to run, and the system calls
+ * that it never makes. Whoever breaks into it has no more than it has left.
+ *
+ * In stages, each of which may be missing on an older kernel; then the others hold, and the caller is told. All of it
+ * is for the calling thread and those that it makes later, and lasts over execve(2): call it before the first thread.
+ * Sources: no_new_privs(2) in prctl(2), landlock(7) (Linux 5.13; network 6.7, scopes 6.12), seccomp(2).
+ */
+#ifndef KAISO_BASE_SANDBOX_H
+#define KAISO_BASE_SANDBOX_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/*
+ * The system calls that a file of source makes, by their names, at its top: sandbox_limit_calls() permits those of all
+ * files of the program and no others. SANDBOX_CALLS("recvfrom", "sendto");
+ */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__)
+#define SANDBOX_CALLS(...) static_assert(true, "sanitizers make calls of their own")
+#define SANDBOX_HAS_CALLS 0
+#else
+#define SANDBOX_CALLS(...)                            \
+	static const char *const sandbox_calls_here[] \
+		__attribute__((section("sandbox_calls"), used)) = { __VA_ARGS__ }
+#define SANDBOX_HAS_CALLS 1
+#endif
+
+/* Grows whenever SANDBOX_CALLS() do: a program that needs more than the running one was left with cannot take over its
+ * process. */
+#define SANDBOX_REVISION 1
+
+/*
+ * Becomes that user (NAME or NAME:GROUP, by number too), with the user's own groups alone. For root, or for whoever is
+ * that user already. 0, or a negative errno: -ENOENT no such user or group, -EPERM not permitted.
+ */
+int sandbox_become_user(const char *name);
+
+/* execve(2) gives no rights any more. 0 or a negative errno. */
+int sandbox_keep_privileges(void);
+
+/*
+ * Files can be read as before, but not written, made or removed, save that files in removable (directories; count of
+ * them) may be removed; none can be run, save what lies where program (a path) does and its loader. No TCP port can be
+ * bound, where the kernel knows that (the result says its Landlock version), and no process outside be signalled.
+ * Standard error stays writable. Returns the version of Landlock, or a negative errno: -ENOSYS, -EOPNOTSUPP: not on
+ * this kernel.
+ */
+int sandbox_limit_files(const char *program, const char *const *removable, size_t count);
+
+/* Only the calls that SANDBOX_CALLS() name; others fail with EPERM. 0 or a negative errno; -ENOSYS: not on this
+ * kernel, or a program with a sanitizer, which makes calls of its own. */
+int sandbox_limit_calls(void);
+
+#endif
