@@ -470,7 +470,8 @@ static enum step on_lookup(struct session *session, const struct request *reques
 
 	session_enter(session, SESSION_LOOKUP);
 	loop_timer_cancel(&worker->loop, &session->timer);
-	if (session_is_loop(session, catalog_path_hash(path, length))) {
+	if (chains_is_known_loop(&worker->shared->chains, catalog_path_hash(path, length)) ||
+	    session_is_loop(session, catalog_path_hash(path, length))) {
 		session->service = catalog_unknown(&worker->catalog, path, length);
 		return session_refuse(session, SESSION_LOOP);
 	}
@@ -611,7 +612,8 @@ static struct chain *session_enter_chain(const struct session *session)
 	if (addr_ends_of(session->backend.fd, &backend) != 0 ||
 	    addr_ends_of(session->client.fd, &client) != 0)
 		return NULL;
-	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash);
+	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash,
+			  session->service->kind == SERVICE_KAISO);
 }
 
 /* The dial has succeeded: what was it for? */
