@@ -16,6 +16,7 @@
 #include "base/macros.h"
 
 #define LOOP_BATCH 128
+#define TIMER_BATCH 32
 
 /* Ends the task list: NULL would say "not queued". */
 static struct loop_task loop_tasks_end;
@@ -118,9 +119,11 @@ void loop_timer_cancel(struct loop *loop, struct loop_timer *timer)
 		heap_settle(loop, position, loop->heap[loop->heap_length]);
 }
 
+/* What is due beyond a batch waits for the next round, so that events come in between. */
 static void loop_run_timers(struct loop *loop)
 {
-	while (loop->heap_length > 0 && loop->heap[0].at_ms <= loop->now_ms) {
+	for (unsigned i = 0; i < TIMER_BATCH && loop->heap_length > 0 && loop->heap[0].at_ms <= loop->now_ms;
+	     i++) {
 		struct loop_timer *timer = loop->heap[0].timer;
 
 		loop_timer_cancel(loop, timer);
