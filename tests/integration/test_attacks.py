@@ -144,6 +144,7 @@ def test_loop_through_two_routers(new_router):
     first.describe("x", f"{second.address} x\n")
     second.describe("x", f"{first.address} x\n")
     with attacked(first, Others(first), "requests", "x", few_or(50)):
+        assert first.fds()["socket"] < 500
         wait_until(lambda: first.log.find(reason="limit") + second.log.find(reason="limit"), "the limit")
     second.wait_fds_back()
 
