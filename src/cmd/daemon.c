@@ -146,6 +146,9 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "idle-timeout", "DURATION", parse_duration,
 	  AT(router.idle_timeout_ms), A_DURATION,
 	  "end sessions in which nothing moves for so long (default: 0, never)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "keepalive", "DURATION", parse_duration, AT(router.keepalive_ms),
+	  A_DURATION,
+	  "end sessions whose client or service does not answer for so long, though it\nis asked: its host is gone; whole seconds, 2s at least; 0: none (default: 2m)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "drain-timeout", "DURATION", parse_duration,
 	  AT(router.drain_timeout_ms), A_DURATION,
 	  "time that sessions get to end after SIGTERM; 0: for ever (default: 10s)" },
@@ -226,6 +229,7 @@ struct daemon_settings daemon_defaults(void)
 			    .relay_down = RELAY_AUTO,
 			    .request_timeout_ms = 60000,
 			    .connect_timeout_ms = 10000,
+			    .keepalive_ms = LISTEN_KEEPALIVE_MS,
 			    .drain_timeout_ms = 10000,
 			    .max_lists = 256 },
 		.log_level = LOG_LEVEL_INFO,
@@ -323,6 +327,8 @@ int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
 	if (router->max_sessions == 0)
 		router->max_sessions =
 			server_default_sessions(descriptors, router->threads, router->max_pipes);
+	for (size_t i = 0; i < listeners->count; i++)
+		listen_set_keepalive(listeners->listeners[i].fd, router->keepalive_ms);
 	status = server_run(router, listeners);
 	listen_set_close(listeners);
 	return status;

@@ -97,7 +97,10 @@ static void dial_on_connected(struct loop_watch *watch, uint32_t events);
 void dial_init(struct dial *dial, struct loop *loop, uint64_t deadline_ms,
 	       void (*on_done)(struct dial *, int))
 {
-	*dial = (struct dial){ .loop = loop, .on_done = on_done, .deadline_ms = deadline_ms };
+	*dial = (struct dial){ .loop = loop,
+			       .on_done = on_done,
+			       .deadline_ms = deadline_ms,
+			       .keepalive_ms = LISTEN_KEEPALIVE_MS };
 	dial->watch = (struct loop_watch){ .on_events = dial_on_connected, .fd = -1 };
 	dial->timer.on_expire = dial_on_timer;
 }
@@ -147,7 +150,7 @@ static int dial_attempt(struct dial *dial, const union addr *address)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	listen_set_keepalive(fd);
+	listen_set_keepalive(fd, dial->keepalive_ms);
 	if (connect(fd, &address->sa, addr_length(address)) != 0 && errno != EINPROGRESS)
 		return -errno;
 	dial->watch.fd = fd;

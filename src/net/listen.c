@@ -40,6 +40,8 @@ SANDBOX_CALLS("shutdown", "unlink", "unlinkat");
 
 /* The kernel lowers it to net.core.somaxconn, whose default this is since Linux 5.4. */
 #define BACKLOG 4096
+#define KEEPALIVE_MIN_S 2
+#define KEEPALIVE_MAX_S 65534 /* TCP_KEEPIDLE is 32767 at most */
 /* How often a free port may turn out to be taken in the other family. */
 #define PORT_ATTEMPTS 16
 /* How often something new may be in a socket file's way. */
@@ -155,12 +157,15 @@ static void set_option(int fd, int level, int option, int value)
 	setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-void listen_set_keepalive(int fd)
+void listen_set_keepalive(int fd, uint64_t limit_ms)
 {
-	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, LISTEN_KEEPALIVE_IDLE_S);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, LISTEN_KEEPALIVE_INTERVAL_S);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, LISTEN_KEEPALIVE_COUNT);
+	uint64_t limit_s = MIN(MAX((limit_ms + 999) / 1000, KEEPALIVE_MIN_S), KEEPALIVE_MAX_S);
+	uint64_t idle_s = limit_s / 2, interval_s = MAX(limit_s / 8, 1);
+
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, limit_ms > 0);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)idle_s);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)interval_s);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, (int)((limit_s - idle_s) / interval_s));
 }
 
 /* What accepted sockets are to have from the listener. */
@@ -168,7 +173,7 @@ static void set_inheritable_options(int fd)
 {
 	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-	listen_set_keepalive(fd);
+	listen_set_keepalive(fd, LISTEN_KEEPALIVE_MS);
 }
 
 /* A listening descriptor, or a negative errno. */

@@ -25,10 +25,7 @@
 #define LISTEN_TEXT_SIZE 4200
 #define LISTEN_REASON_SIZE 512
 
-/* A silent peer is found dead after 60 + 4 * 15 seconds. */
-#define LISTEN_KEEPALIVE_IDLE_S 60
-#define LISTEN_KEEPALIVE_INTERVAL_S 15
-#define LISTEN_KEEPALIVE_COUNT 4
+#define LISTEN_KEEPALIVE_MS 120000 /* what listeners are made with */
 
 struct listener {
 	int fd;
@@ -79,7 +76,11 @@ void listen_set_shut(struct listen_set *set);
 /* Closes all and removes the socket files that listen_set_add() made. The set is then empty. */
 void listen_set_close(struct listen_set *set);
 
-/* The keepalive options named above on one connected socket; errors are ignored (a UNIX socket has none). */
-void listen_set_keepalive(int fd);
+/*
+ * Has the kernel end a connection on which nothing moves when its peer has not been heard of for that time: half of it
+ * in silence, then probes (tcp(7)). In whole seconds, two at least; 0: never. A listener gives it to what it accepts.
+ * Errors are ignored (a UNIX socket has no such thing). Bytes under way hold the probes back: session_check_peers().
+ */
+void listen_set_keepalive(int fd, uint64_t limit_ms);
 
 #endif

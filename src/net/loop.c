@@ -19,6 +19,7 @@
 SANDBOX_CALLS("epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait");
 
 #define LOOP_BATCH 128
+#define TIMER_BATCH 32
 
 /* Ends the task list: NULL would say "not queued". */
 static struct loop_task loop_tasks_end;
@@ -126,9 +127,11 @@ uint64_t loop_timer_due_ms(const struct loop *loop, const struct loop_timer *tim
 	return timer->position > 0 ? loop->heap[timer->position - 1].at_ms : 0;
 }
 
+/* What is due beyond a batch waits for the next round, so that events come in between. */
 static void loop_run_timers(struct loop *loop)
 {
-	while (loop->heap_length > 0 && loop->heap[0].at_ms <= loop->now_ms) {
+	for (unsigned i = 0; i < TIMER_BATCH && loop->heap_length > 0 && loop->heap[0].at_ms <= loop->now_ms;
+	     i++) {
 		struct loop_timer *timer = loop->heap[0].timer;
 
 		loop_timer_cancel(loop, timer);

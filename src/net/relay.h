@@ -67,7 +67,7 @@ struct relay_way {
 		struct relay_stash *stash; /* else */
 	};
 	uint32_t held_bytes;
-	uint32_t chunk_log2 : 6;
+	uint32_t chunk_log2 : 5;
 	uint32_t skip_bytes : RELAY_SKIP_BITS; /* of the source, which are not for the sink */
 	bool is_tcp : 1;      /* the source is: RELAY_AUTO splices, and recv(2) tells all there is to know */
 	bool is_last : 1;     /* its end is the end: the caller closes the sink, which tells it as well */
@@ -82,6 +82,7 @@ struct relay_way {
 	bool eof_seen : 1;       /* the source has ended */
 	bool eof_sent : 1;       /* and the sink was told; the way is finished */
 	bool is_broken : 1;      /* the sink is gone; set by the caller through relay_way_break() */
+	bool is_unanswered : 1;  /* the caller's: the sink had not acknowledged when it looked */
 };
 
 enum relay_outcome {

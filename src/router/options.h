@@ -33,6 +33,7 @@ struct router_options {
 	uint64_t request_timeout_ms;
 	uint64_t connect_timeout_ms;
 	uint64_t idle_timeout_ms;
+	uint64_t keepalive_ms; /* a TCP peer that is not heard of for so long is gone */
 	uint64_t drain_timeout_ms;
 	uint64_t max_sessions;
 	uint64_t max_sessions_per_address;

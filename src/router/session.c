@@ -15,6 +15,7 @@
 
 #include <assert.h>
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -486,7 +487,8 @@ static enum step on_lookup(struct session *session, const struct request *reques
 
 	session_enter(session, SESSION_LOOKUP);
 	loop_timer_cancel(&worker->loop, &session->timer);
-	if (session_is_loop(session, catalog_path_hash(path, length))) {
+	if (chains_is_known_loop(&worker->shared->chains, catalog_path_hash(path, length)) ||
+	    session_is_loop(session, catalog_path_hash(path, length))) {
 		session->service = catalog_unknown(&worker->catalog, path, length);
 		return session_refuse(session, SESSION_LOOP);
 	}
@@ -545,6 +547,7 @@ static struct dial *session_enter_dial(struct session *session, uint64_t deadlin
 		return NULL;
 	}
 	dial_init(dial, &worker->loop, deadline_ms, session_on_dialled);
+	dial->keepalive_ms = worker->shared->options->keepalive_ms;
 	dial->context = session;
 	session->dial = dial;
 	session_enter(session, SESSION_DIAL);
@@ -629,7 +632,8 @@ static struct chain *session_enter_chain(const struct session *session)
 	if (addr_ends_of(session->backend.fd, &backend) != 0 ||
 	    addr_ends_of(session->client.fd, &client) != 0)
 		return NULL;
-	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash);
+	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash,
+			  session->service->kind == SERVICE_KAISO);
 }
 
 /* The dial has succeeded: what was it for? */
@@ -1207,6 +1211,43 @@ static void session_on_task(struct loop_task *task)
 	if (session->state == SESSION_ENDED)
 		session_free(session);
 	else
+		session_run(session);
+}
+
+/* Are there bytes under way to this TCP peer, or a question whether it takes more, and no answer for so long?
+ * A peer that takes nothing but says so is well: TCP_USER_TIMEOUT would end it as well (tcp_probe_timer()). */
+static bool socket_is_unanswered(int fd, uint64_t silence_ms)
+{
+	struct tcp_info info = { 0 };
+	socklen_t length = sizeof(info);
+	int unsent = 0;
+
+	if (ioctl(fd, SIOCOUTQ, &unsent) != 0 || unsent == 0) /* the cheaper question; mostly it is enough */
+		return false;
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+	       (info.tcpi_retransmits > 0 || info.tcpi_probes > 0) && info.tcpi_last_ack_recv >= silence_ms;
+}
+
+/* The sink of this way: true when it was so the last time as well. */
+static bool way_is_dead(struct relay_way *way, int sink_fd, uint64_t silence_ms)
+{
+	bool was_unanswered = way->is_unanswered;
+
+	way->is_unanswered = socket_is_unanswered(sink_fd, was_unanswered ? silence_ms : 0);
+	return was_unanswered && way->is_unanswered;
+}
+
+void session_check_peers(struct session *session)
+{
+	uint64_t silence_ms = session->worker->shared->options->keepalive_ms / 2;
+
+	if (session->state != SESSION_RELAY)
+		return;
+	if (session->up.is_tcp && way_is_dead(&session->down, session->client.fd, silence_ms))
+		session->is_client_lost = true;
+	else if (session->down.is_tcp && way_is_dead(&session->up, session->backend.fd, silence_ms))
+		session_reset_client(session);
+	if (session->is_client_lost)
 		session_run(session);
 }
 

@@ -107,6 +107,11 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 /* Ends the session now, in whatever state it is; it is freed after the current events. */
 void session_end(struct session *session, enum session_reason reason);
 
+/* To be called twice within --keepalive: a TCP peer that has not answered from one time to the next, though there are
+ * bytes for it under way, is gone with its host, and the session ends as by a reset. TCP's own keepalive is for the time
+ * when nothing is under way. */
+void session_check_peers(struct session *session);
+
 /* The router drains: a session that has not asked for a service is ended. */
 void session_drain(struct session *session);
 

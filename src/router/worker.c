@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
@@ -21,10 +22,12 @@ SANDBOX_CALLS("accept", "accept4", "eventfd2");
 
 #define ACCEPT_BATCH 16u
 #define ACCEPT_PAUSE_MS 100
+#define PEERS_CHECK_MIN_MS 1000
 
 static void worker_on_wake(struct loop_watch *watch, uint32_t events);
 static void worker_on_accept_timer(struct loop_timer *timer);
 static void worker_on_drain_timer(struct loop_timer *timer);
+static void worker_on_peers_timer(struct loop_timer *timer);
 
 /* ---- life ------------------------------------------------------------------------------------------ */
 
@@ -64,6 +67,7 @@ int worker_init(struct worker *worker, struct worker_shared *shared)
 	worker->loop.epoll_fd = -1;
 	worker->wake = (struct loop_watch){ .on_events = worker_on_wake, .fd = -1 };
 	worker->drain_timer.on_expire = worker_on_drain_timer;
+	worker->peers_timer.on_expire = worker_on_peers_timer;
 	worker->accept_timer.on_expire = worker_on_accept_timer;
 	list_init(&worker->sessions);
 	list_init(&worker->mailbox);
@@ -122,6 +126,27 @@ struct resolver *worker_resolver(struct worker *worker)
 	if (!worker->resolver)
 		worker->resolver = resolver_new(&worker->loop);
 	return worker->resolver;
+}
+
+/* ---- peers that are gone ------------------------------------------------------------------------------ */
+
+static int worker_arm_peers_timer(struct worker *worker)
+{
+	uint64_t keepalive_ms = worker->shared->options->keepalive_ms;
+
+	if (keepalive_ms == 0)
+		return 0;
+	return loop_timer_set(&worker->loop, &worker->peers_timer,
+			      clock_now_ms() + MAX(keepalive_ms / 2, PEERS_CHECK_MIN_MS));
+}
+
+static void worker_on_peers_timer(struct loop_timer *timer)
+{
+	struct worker *worker = CONTAINER_OF(timer, struct worker, peers_timer);
+
+	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next)
+		session_check_peers(CONTAINER_OF(link, struct session, link));
+	worker_arm_peers_timer(worker); /* there was a place for it in the heap */
 }
 
 /* ---- accepting ------------------------------------------------------------------------------------- */
@@ -282,6 +307,8 @@ int worker_listen(struct worker *worker)
 			(struct loop_watch){ .on_events = worker_on_listener,
 					     .fd = worker->shared->listeners->listeners[i].fd };
 	}
+	if (worker_arm_peers_timer(worker) != 0)
+		return -ENOMEM;
 	return worker_watch_listeners(worker, EPOLLIN | EPOLLEXCLUSIVE);
 }
 

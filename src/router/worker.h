@@ -57,6 +57,7 @@ struct worker {
 	bool is_draining;
 	bool is_done; /* counted out of busy_workers */
 	struct loop_timer drain_timer;
+	struct loop_timer peers_timer; /* for session_check_peers() */
 	struct worker_listener *listeners;
 	struct loop_timer accept_timer; /* armed while accepting pauses */
 	int spare_fd;                   /* given up to accept and close a client when descriptors are short */

@@ -152,6 +152,11 @@ def goals_special(goals):
         for metric in ("bytes", "descriptors"):
             goals.at_most(f"after the hand-over, {metric} a connection: {place}",
                           goals.value(idle, "2000 connections", place, "handed over", metric), 0)
+    for attack in ("slow lines", "lists never read", "connections", "connections over a limit", "loop", "loop through two",
+                   "service that never reads", "full backlog", "resets"):
+        for place in (ONE, ALONE):
+            goals.at_most(f"p99 of others' ping-pong, of a quiet one: {attack}, {place}",
+                          goals.ratio("attacks", attack, place, "p99 us", "quiet", "attacked"), 3)
     goals.at_most("start, ms to ready", goals.value("start", "", "", "kaiso", "ms"), 5)
     goals.at_most("start, resident MB", goals.value("start", "", "", "kaiso", "resident MB"), 3)
 

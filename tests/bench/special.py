@@ -5,6 +5,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import tempfile
 import time
 
 import measure
@@ -29,10 +30,9 @@ def bench_all(bench, placements):
     bench_start(bench)
 
 
-def kaiso(bench, core, stack, services, threads=1):
+def kaiso(bench, core, stack, services, threads=1, options=()):
     """A router of ours with services (name -> text of a description, or a path to link to)."""
-    directory = bench.directory / f"services-{routers.free_port()}"
-    directory.mkdir()
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="services-", dir=bench.directory))
     for name, what in services.items():
         if isinstance(what, pathlib.Path):
             (directory / name).symlink_to(what)
@@ -40,8 +40,9 @@ def kaiso(bench, core, stack, services, threads=1):
             (directory / name).write_text(what)
     port = routers.free_port()
     process = bench.spawn(bench.kaiso, "serve", "--threads", threads, "--services", directory,
-                          "--log-level", "warning", f"127.0.0.1:{port}", core=core)
+                          "--log-level", "warning", *options, f"127.0.0.1:{port}", core=core)
     router = routers.Router("kaiso", "", f"127.0.0.1:{port}", "", process)
+    router.services = directory
     stack.callback(router.stop)
     measure.wait_for(lambda: routers.answers(port), "a router")
     return router

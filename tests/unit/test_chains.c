@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/macros.h"
 #include "router/chains.h"
@@ -47,7 +48,7 @@ static struct chain *add(struct chains *chains, const char *backend_local, const
 {
 	struct addr_ends backend_ends = to_itself(backend_local);
 	struct addr_ends client_ends = from(client);
-	struct chain *chain = chains_add(chains, &backend_ends, &client_ends, service);
+	struct chain *chain = chains_add(chains, &backend_ends, &client_ends, service, false);
 
 	assert_non_null(chain);
 	return chain;
@@ -83,6 +84,31 @@ static void test_loop_of_one_service(void **state)
 	chains_deinit(&chains);
 }
 
+/* Known for a moment, and only where no client had a say in it. */
+static void test_known_loop(void **state)
+{
+	struct addr_ends backend = to_itself("127.0.0.1:1001"), client = from("192.0.2.1:5000");
+	struct chains chains = { 0 };
+	struct chain *chain;
+
+	(void)state;
+	chains_init(&chains);
+	chain = chains_add(&chains, &backend, &client, A, false);
+	assert_true(is_loop(&chains, "127.0.0.1:1001", A));
+	assert_false(chains_is_known_loop(&chains, A));
+	chains_remove(&chains, chain);
+	chain = chains_add(&chains, &backend, &client, A, true);
+	assert_false(chains_is_known_loop(&chains, A));
+	assert_true(is_loop(&chains, "127.0.0.1:1001", A));
+	assert_true(chains_is_known_loop(&chains, A));
+	assert_false(chains_is_known_loop(&chains, B));
+	assert_false(chains_is_known_loop(&chains, A + CHAINS_LOOPS));
+	usleep((CHAINS_LOOP_PAUSE_MS + 1) * 1000);
+	assert_false(chains_is_known_loop(&chains, A));
+	chains_remove(&chains, chain);
+	chains_deinit(&chains);
+}
+
 /* The kernel gives one port to connections that go to different places. */
 static void test_same_port_to_another_place(void **state)
 {
@@ -93,7 +119,7 @@ static void test_same_port_to_another_place(void **state)
 
 	(void)state;
 	chains_init(&chains);
-	away = chains_add(&chains, &elsewhere, &client, A);
+	away = chains_add(&chains, &elsewhere, &client, A, false);
 	assert_false(is_loop(&chains, "127.0.0.1:1001", A));
 	back = add(&chains, "127.0.0.1:1001", "192.0.2.2:5000", B);
 	assert_false(is_loop(&chains, "127.0.0.1:1001", A));
@@ -159,7 +185,7 @@ static void test_too_deep_is_a_loop(void **state)
 	chains_init(&chains);
 	for (unsigned i = 0; i < CHAINS_DEPTH_MAX; i++) {
 		assert_false(chains_is_loop(&chains, &client, 100));
-		entered[i] = chains_add(&chains, &backend, &client, i);
+		entered[i] = chains_add(&chains, &backend, &client, i, false);
 		client.peer = backend.local;
 		backend.local.in.sin_port++;
 	}
@@ -195,7 +221,7 @@ static void test_clients_of_unix_listeners(void **state)
 
 	(void)state;
 	chains_init(&chains);
-	chain = chains_add(&chains, &backend, &unix_client, A);
+	chain = chains_add(&chains, &backend, &unix_client, A, false);
 	assert_true(is_loop(&chains, "127.0.0.1:1001", A));
 	assert_false(is_loop(&chains, "127.0.0.1:1001", B));
 	assert_false(chains_is_loop(&chains, &unix_client, A));
@@ -232,7 +258,7 @@ static void *traffic_main(void *context)
 		chains_remove(&traffic->chains, held[i % HELD]);
 		if (chains_is_loop(&traffic->chains, &next_client, thread))
 			traffic->mistakes++;
-		held[i % HELD] = chains_add(&traffic->chains, &backend, &client, thread);
+		held[i % HELD] = chains_add(&traffic->chains, &backend, &client, thread, false);
 		if (!chains_is_loop(&traffic->chains, &next_client, thread) ||
 		    chains_is_loop(&traffic->chains, &next_client, thread + 1))
 			traffic->mistakes++;
@@ -261,10 +287,15 @@ static void test_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		FIXTURE_TEST(test_loop_of_one_service),       FIXTURE_TEST(test_same_port_to_another_place),
-		FIXTURE_TEST(test_loop_of_two_services),      FIXTURE_TEST(test_removal_from_the_middle),
-		FIXTURE_TEST(test_too_deep_is_a_loop),        FIXTURE_TEST(test_entries_in_a_circle),
-		FIXTURE_TEST(test_clients_of_unix_listeners), FIXTURE_TEST(test_threads),
+		FIXTURE_TEST(test_loop_of_one_service),
+		FIXTURE_TEST(test_same_port_to_another_place),
+		FIXTURE_TEST(test_known_loop),
+		FIXTURE_TEST(test_loop_of_two_services),
+		FIXTURE_TEST(test_removal_from_the_middle),
+		FIXTURE_TEST(test_too_deep_is_a_loop),
+		FIXTURE_TEST(test_entries_in_a_circle),
+		FIXTURE_TEST(test_clients_of_unix_listeners),
+		FIXTURE_TEST(test_threads),
 	};
 
 	return FIXTURE_RUN(tests);

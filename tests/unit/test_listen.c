@@ -103,9 +103,9 @@ static void assert_tcp_options(int fd)
 {
 	assert_int_equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 1);
 	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
-	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), LISTEN_KEEPALIVE_IDLE_S);
-	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL), LISTEN_KEEPALIVE_INTERVAL_S);
-	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPCNT), LISTEN_KEEPALIVE_COUNT);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 60);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL), 15);
+	assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPCNT), 4);
 }
 
 static void assert_listens(int fd)
@@ -820,13 +820,41 @@ static void test_inherited_variables(void **state)
 	assert_int_equal(inherit_expecting("65", -ENOSPC, "too many"), 0);
 }
 
+/* Half of the time in silence, then probes for the other half. */
+static void test_keepalive_of_any_time(void **state)
+{
+	static const struct {
+		uint64_t limit_ms;
+		int idle_s, interval_s, count;
+	} cases[] = { { 1, 1, 1, 1 },
+		      { 2000, 1, 1, 1 },
+		      { 2001, 1, 1, 2 },
+		      { 9000, 4, 1, 5 },
+		      { 120000, 60, 15, 4 },
+		      { 86400000, 32767, 8191, 4 },
+		      { UINT64_MAX / 2, 32767, 8191, 4 } };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		listen_set_keepalive(fd, cases[i].limit_ms);
+		assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+		assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), cases[i].idle_s);
+		assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL), cases[i].interval_s);
+		assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPCNT), cases[i].count);
+	}
+	listen_set_keepalive(fd, 0);
+	assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+	close(fd);
+}
+
 static void test_keepalive_on_a_unix_socket_is_harmless(void **state)
 {
 	int ends[2];
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	listen_set_keepalive(ends[0]);
+	listen_set_keepalive(ends[0], 1000);
 	close(ends[0]);
 	close(ends[1]);
 }
@@ -865,6 +893,7 @@ int main(void)
 		UNIX_TEST(test_shut_refuses_before_it_closes),
 		FIXTURE_TEST(test_inherited),
 		FIXTURE_TEST(test_inherited_variables),
+		FIXTURE_TEST(test_keepalive_of_any_time),
 		FIXTURE_TEST(test_keepalive_on_a_unix_socket_is_harmless),
 	};
 

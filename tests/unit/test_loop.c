@@ -571,6 +571,47 @@ static void test_a_signal_does_not_end_the_loop(void **state)
 	sigaction(SIGALRM, &old, NULL);
 }
 
+#define CROWD 1000
+
+static unsigned crowd_fired;
+static int crowd_fd;
+
+static void on_expire_of_a_crowd(struct loop_timer *timer)
+{
+	static const uint64_t one = 1;
+
+	(void)timer;
+	if (crowd_fired++ == 0)
+		assert_int_equal(write(crowd_fd, &one, sizeof(one)), sizeof(one));
+}
+
+static void on_event_beside_a_crowd(struct loop_watch *watch, uint32_t events)
+{
+	(void)watch;
+	(void)events;
+	note('e');
+	loop_stop(&loop);
+}
+
+static void test_an_event_waits_for_no_crowd_of_timers(void **state)
+{
+	static struct loop_timer crowd[CROWD];
+	struct loop_watch watch = { .on_events = on_event_beside_a_crowd };
+
+	(void)state;
+	crowd_fd = watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_int_equal(loop_watch(&loop, &watch, EPOLLIN), 0);
+	for (unsigned i = 0; i < CROWD; i++) {
+		crowd[i].on_expire = on_expire_of_a_crowd;
+		assert_int_equal(loop_timer_set(&loop, &crowd[i], 1), 0);
+	}
+	assert_int_equal(loop_run(&loop), 0);
+	assert_string_equal(history, "e");
+	assert_in_range(crowd_fired, 1, CROWD / 10);
+	assert_int_equal(loop_watch(&loop, &watch, 0), 0);
+	close(watch.fd);
+}
+
 #define LOOP_TEST(function) cmocka_unit_test_setup_teardown(function, begin, end)
 
 int main(void)
@@ -595,6 +636,7 @@ int main(void)
 		LOOP_TEST(test_what_cannot_be_watched),
 		LOOP_TEST(test_an_unchanged_watch_costs_nothing),
 		LOOP_TEST(test_more_events_than_a_batch),
+		LOOP_TEST(test_an_event_waits_for_no_crowd_of_timers),
 		LOOP_TEST(test_a_signal_does_not_end_the_loop),
 	};
 
