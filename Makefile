@@ -55,7 +55,8 @@ format:
 	@tools/format
 
 lint: all
-	@tools/deps lint
+	@tools/deps build lint
+	@tools/lint --self-test
 	@tools/lint
 
 help:
@@ -67,7 +68,7 @@ help:
 #: make bench      kaiso beside HAProxy, nginx and others, some minutes  [BENCH="--rounds 5 --peers nginx"]
 #: make bench-full the same with every size and number of clients
 #: make fuzz       fuzzes every target for a while                    [FUZZ_SECONDS=60 TARGETS="request …"]
-#: make lint       static analysis
+#: make lint       static analysis: clang-tidy, cppcheck, gcc -fanalyzer
 #: make format     brings the source into its form
 #: make install    installs the program                               [PREFIX=/usr/local DESTDIR=]
 #: make clean      removes what was built

@@ -105,15 +105,17 @@ static const char *host_of(const struct kaiso_address *kaiso)
 static int expose(struct daemon_settings *settings, const struct kaiso_address *kaiso, char **words,
 		  int count)
 {
+	/* The caller's settings go on pointing here. */
 	static struct exposed_services exposed;
-	char target[KAISO_ADDRESS_TEXT_SIZE];
-	const struct router_exposure exposure = { .host = kaiso->unix_path ? "" : host_of(kaiso),
-						  .unix_path = kaiso->unix_path ? kaiso->unix_path : "",
-						  .port = kaiso->port,
-						  .target = kaiso_address_format(kaiso, target),
-						  .services = exposed.services };
+	static struct router_exposure exposure;
+	static char target[KAISO_ADDRESS_TEXT_SIZE];
 	int status = 0;
 
+	exposure = (struct router_exposure){ .host = kaiso->unix_path ? "" : host_of(kaiso),
+					     .unix_path = kaiso->unix_path ? kaiso->unix_path : "",
+					     .port = kaiso->port,
+					     .target = kaiso_address_format(kaiso, target),
+					     .services = exposed.services };
 	settings->router.services = NULL;
 	settings->router.exposure = &exposure;
 	if (upgrade_role() == UPGRADE_ASKED)

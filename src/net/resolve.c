@@ -229,7 +229,8 @@ static struct lookup *lookup_find(struct resolver *resolver, const char *host)
 
 static struct lookup *lookup_new(struct resolver *resolver, const char *host)
 {
-	struct lookup *lookup = calloc(1, sizeof(*lookup) + strlen(host) + 1);
+	size_t host_size = strlen(host) + 1;
+	struct lookup *lookup = calloc(1, sizeof(*lookup) + host_size);
 
 	if (!lookup)
 		return NULL;
@@ -237,7 +238,7 @@ static struct lookup *lookup_new(struct resolver *resolver, const char *host)
 	lookup->deliver_task.run = lookup_deliver;
 	list_init(&lookup->link);
 	list_init(&lookup->queries);
-	strcpy(lookup->host, host);
+	memcpy(lookup->host, host, host_size);
 	return lookup;
 }
 

@@ -94,7 +94,7 @@ struct request request_parse(const char *bytes, size_t length, bool has_verbs)
 	struct request request = { .kind = REQUEST_INCOMPLETE, .path = bytes ? bytes : "" };
 	size_t visible = MIN(length, REQUEST_LINE_MAX);
 	/* Before the first byte has come there may be no buffer either, and memchr() wants one. */
-	const char *lf = visible > 0 ? memchr(bytes, '\n', visible) : NULL;
+	const char *lf = memchr(request.path, '\n', visible);
 	struct span line, verb;
 
 	if (!lf) {
@@ -102,8 +102,8 @@ struct request request_parse(const char *bytes, size_t length, bool has_verbs)
 			request.kind = REQUEST_TOO_LONG;
 		return request;
 	}
-	request.line_length = (size_t)(lf - bytes) + 1;
-	line = (struct span){ bytes, (size_t)(lf - bytes) };
+	request.line_length = (size_t)(lf - request.path) + 1;
+	line = (struct span){ request.path, (size_t)(lf - request.path) };
 	if (line.length > 0 && lf[-1] == '\r')
 		line.length--;
 

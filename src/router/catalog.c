@@ -391,7 +391,7 @@ static int catalog_describe(struct catalog *catalog, int file_fd, struct service
 	r = description_parse(catalog->buffer, (size_t)size, &description, error);
 	if (r == 0)
 		r = catalog_found_description(catalog, known, path, length, &description, service);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	(*service)->stamp = stamp_of(&status);
 	(*service)->is_settled = status_is_settled(&status);
@@ -548,6 +548,7 @@ int catalog_open(struct catalog *catalog, const char *path, size_t length, struc
 	*service = NULL;
 	*connection = -1;
 	r = catalog_look(catalog, path, length, service, connection, error);
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it takes -errno for 0, which no failed call leaves */
 	if (r == 0 && (*service)->kind == SERVICE_UNIX)
 		*connection = dial_unix((*service)->socket_path);
 	if (r < 0 && *connection >= 0)

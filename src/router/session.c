@@ -1403,7 +1403,7 @@ bool session_image_of(const struct session *session, struct session_image *image
 	numbers[IMAGE_STATE] = session->state;
 	numbers[IMAGE_STARTED_MS] = session->started_ms;
 	numbers[IMAGE_CLIENT] = (uint64_t)session->client.fd + 1;
-	numbers[IMAGE_BACKEND] = (uint64_t)(session->backend.fd + 1);
+	numbers[IMAGE_BACKEND] = (uint64_t)session->backend.fd + 1;
 	numbers[IMAGE_TIMER_MS] = loop_timer_due_ms(&session->worker->loop, &session->timer);
 	numbers[IMAGE_FLAGS] = flags_of(session);
 	numbers[IMAGE_REFUSAL] = session->refusal;

@@ -26,13 +26,14 @@ void session_image_write(const struct session_image *image, struct fields_writer
 {
 	struct fields_writer own = { 0 };
 
-	for (uint16_t i = 0; i < IMAGE_NUMBERS; i++) {
+	for (int i = 0; i < IMAGE_NUMBERS; i++) {
 		if (image->numbers[i] != 0)
-			fields_put_number(&own, i, image->numbers[i]);
+			fields_put_number(&own, (uint16_t)i, image->numbers[i]);
 	}
-	for (uint16_t i = 0; i < IMAGE_TEXTS; i++) {
+	for (int i = 0; i < IMAGE_TEXTS; i++) {
 		if (image->texts[i].length > 0)
-			fields_put(&own, TEXT_TAG + i, image->texts[i].bytes, image->texts[i].length);
+			fields_put(&own, (uint16_t)(TEXT_TAG + i), image->texts[i].bytes,
+				   image->texts[i].length);
 	}
 	fields_put(writer, tag, own.bytes, own.length);
 	writer->has_failed = writer->has_failed || own.has_failed;

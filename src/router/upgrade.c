@@ -372,6 +372,7 @@ static void image_set_flags(const struct session_image *image, int flags)
 
 static int take_list(const struct field *field, struct sessions_taker *taker)
 {
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): pointers are what it holds */
 	struct lister_text **lists = reallocarray(taker->lists, taker->list_count + 1, sizeof(*taker->lists));
 
 	if (!lists)
@@ -498,6 +499,7 @@ static uint64_t write_list(struct fields_writer *writer, struct written_lists *w
 		if (written->lists[i] == list)
 			return i + 1;
 	}
+	/* NOLINTNEXTLINE(bugprone-sizeof-expression): pointers are what it holds */
 	lists = reallocarray(written->lists, written->count + 1, sizeof(*lists));
 	if (!lists)
 		return 0;

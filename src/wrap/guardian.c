@@ -243,7 +243,7 @@ static bool start_program(struct guardian *guardian)
 {
 	const struct launch *launch = guardian->launch;
 	pid_t parent = getpid();
-	int birth[2], go[2], r, exec_error;
+	int birth[2], go[2], r, exec_error = 0;
 
 	if (pipe2(birth, O_CLOEXEC) != 0 || pipe2(go, O_CLOEXEC) != 0) {
 		news_send(guardian->control.fd, NEWS_DENIED, errno);
@@ -254,9 +254,11 @@ static bool start_program(struct guardian *guardian)
 		close(go[1]); /* else it would wait for itself */
 		become_program(launch, guardian->supervisor, parent, birth[1], go[0]);
 	}
+	r = guardian->program < 0 ? -errno : 0;
 	close(birth[1]);
 	close(go[0]);
-	r = guardian->program < 0 ? -errno : bring_up(guardian, birth[0], &go[1], &exec_error);
+	if (r == 0)
+		r = bring_up(guardian, birth[0], &go[1], &exec_error);
 	close(birth[0]);
 	cleanup_close(&go[1]);
 	if (r == 0 && exec_error == 0)

@@ -89,7 +89,6 @@ int launch_find_library(char path[static PATH_MAX])
 /* Ours goes first: its real calls are then those of the user's library, which so stays in force. */
 static int set_ld_preload(void)
 {
-	CLEANUP_FREE char *value = NULL;
 	const char *others = getenv("LD_PRELOAD");
 	char path[PATH_MAX];
 	int r = launch_find_library(path);
@@ -98,8 +97,11 @@ static int set_ld_preload(void)
 		return r;
 	if (others && preload_list_has(others, path))
 		return 0;
-	if (asprintf(&value, "%s%s%s", path, others && *others ? ":" : "", others ? others : "") < 0)
+	CLEANUP_FREE char *value = NULL;
+	if (asprintf(&value, "%s%s%s", path, others && *others ? ":" : "", others ? others : "") < 0) {
+		value = NULL; /* asprintf(3) may leave anything there */
 		return -ENOMEM;
+	}
 	return setenv("LD_PRELOAD", value, 1) == 0 ? 0 : -errno;
 }
 

@@ -770,11 +770,11 @@ static unsigned router_limit(void)
 
 static int open_socket(struct passfd_receiver *receiver, char *reason, size_t reason_size)
 {
-	CLEANUP_FREE char *word = NULL;
 	int r;
 
 	if (receiver->options->socket_path[0] == '\0')
 		return 0;
+	CLEANUP_FREE char *word = NULL;
 	if (asprintf(&word, "unix:%s", receiver->options->socket_path) < 0) {
 		word = NULL;
 		return -ENOMEM;

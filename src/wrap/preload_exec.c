@@ -316,6 +316,7 @@ static char **fill_words(char **words, const char *word, size_t count, va_list *
 	return words;
 }
 
+/* All three are names, as va_start() wants them. NOLINTBEGIN(bugprone-macro-parentheses) */
 #define LISTED_WORDS(words, word, list)                        \
 	do {                                                   \
 		size_t count_;                                 \
@@ -326,6 +327,7 @@ static char **fill_words(char **words, const char *word, size_t count, va_list *
 		words = alloca((count_ + 1) * sizeof(*words)); \
 		fill_words(words, word, count_, &list);        \
 	} while (0)
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 int exec_execl(const char *path, const char *word, ...)
 {

@@ -192,6 +192,7 @@ static int inspect_native(const struct image *image, struct program_facts *facts
 }
 
 /* This executable's own header, put in place by the linker: its calls are the ones that can be hooked. */
+/* NOLINTNEXTLINE(bugprone-reserved-identifier): the linker's name */
 extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
 static int inspect_elf(const struct image *image, struct program_facts *facts)

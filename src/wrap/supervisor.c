@@ -286,7 +286,7 @@ static int transfer_memory(struct supervisor *supervisor, const struct superviso
 			   uint64_t address, void *bytes, size_t length, transfer move)
 {
 	struct iovec here = { .iov_base = bytes, .iov_len = length };
-	struct iovec there = { .iov_base = (void *)(uintptr_t)address, .iov_len = length }; /* NOLINT */
+	struct iovec there = { .iov_base = (void *)(uintptr_t)address, .iov_len = length };
 	ssize_t done = length == 0 ? 0 : move(call->tid, &here, 1, &there, 1, 0);
 	int error = done < 0 ? errno : EFAULT;
 
