@@ -84,7 +84,8 @@ static void try_all(void)
 	tell("bind", bind(listener, (struct sockaddr *)&any, sizeof(any)));
 	tell("listen", listen(listener, 5));
 	close(listener);
-	tell("ptrace", ptrace(PTRACE_ATTACH, parent, 0, 0));
+	tell("ptrace",
+	     ptrace(PTRACE_PEEKDATA, parent, 0, 0)); /* attached to nothing: ESRCH where it is permitted */
 	tell("process_vm_readv", process_vm_readv(parent, &part, 1, &part, 1, 0));
 	tell("kill", kill(parent, SIGCONT));
 	tell("setuid", setuid(0));
