@@ -112,6 +112,7 @@ static int server_take_signals(struct server *server)
 	sigaddset(&taken, SIGHUP);
 	sigaddset(&taken, SIGUSR2);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL); /* ignored, as it may be inherited, a child's status could not be had */
 	r = pthread_sigmask(SIG_BLOCK, &taken, NULL);
 	if (r != 0)
 		return -r;

@@ -678,8 +678,9 @@ static int reap(pid_t child)
 {
 	uint64_t end_ms = clock_now_ms() + ANSWER_MS;
 	int status;
+	pid_t found;
 
-	while (waitpid(child, &status, WNOHANG) == 0) {
+	while ((found = waitpid(child, &status, WNOHANG)) == 0) {
 		if (clock_now_ms() >= end_ms) {
 			kill(child, SIGKILL);
 			waitpid(child, &status, 0);
@@ -687,7 +688,7 @@ static int reap(pid_t child)
 		}
 		poll(NULL, 0, 1);
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	return found == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 static bool is_consent(const char *answer, size_t length)
