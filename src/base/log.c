@@ -572,6 +572,31 @@ void log_deinit(void)
 	pthread_mutex_unlock(&sink.lock);
 }
 
+void log_get_owed(struct log_owed *owed)
+{
+	pthread_mutex_lock(&sink.lock);
+	owed->dropped = sink.untold;
+	owed->tail_length = sink.tail_length;
+	memcpy(owed->tail, sink.tail, sink.tail_length);
+	pthread_mutex_unlock(&sink.lock);
+}
+
+void log_owe_tail(const char *tail, size_t length)
+{
+	pthread_mutex_lock(&sink.lock);
+	sink.tail_length = MIN(length, sizeof(sink.tail));
+	memcpy(sink.tail, tail, sink.tail_length);
+	pthread_mutex_unlock(&sink.lock);
+}
+
+void log_owe_dropped(uint64_t count)
+{
+	pthread_mutex_lock(&sink.lock);
+	sink.untold += count;
+	dropped_total += count;
+	pthread_mutex_unlock(&sink.lock);
+}
+
 void log_end(struct log_line *line)
 {
 	if (!line->is_enabled)

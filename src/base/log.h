@@ -44,6 +44,19 @@ void log_init(enum log_level level, enum log_format format);
 /* Tells the lines dropped last, when there is room, and closes the sink; later lines are dropped. */
 void log_deinit(void);
 
+/* What the reader of standard error has not had yet: the rest of a line that it took in part, and how many lines were
+ * dropped since it was last told. For a process that goes on as another program (execve(2)). */
+struct log_owed {
+	uint64_t dropped;
+	size_t tail_length;
+	char tail[LOG_LINE_SIZE];
+};
+void log_get_owed(struct log_owed *owed);
+
+/* The other program's side, after log_init() and before the first line. At most LOG_LINE_SIZE bytes of a tail. */
+void log_owe_tail(const char *tail, size_t length);
+void log_owe_dropped(uint64_t count);
+
 bool log_is_enabled(enum log_level level);
 
 /* How many lines were dropped since log_init(). */

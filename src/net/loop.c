@@ -20,6 +20,7 @@ SANDBOX_CALLS("epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait");
 
 #define LOOP_BATCH 128
 #define TIMER_BATCH 32
+#define CATCH_UP_MS 1000 /* at most: events may come faster than they are dealt with */
 
 /* Ends the task list: NULL would say "not queued". */
 static struct loop_task loop_tasks_end;
@@ -222,7 +223,10 @@ int loop_run(struct loop *loop)
 			if (watch->events != 0)
 				watch->on_events(watch, events[i].events);
 		}
-		loop_run_timers(loop);
+		if ((count >= 0 && count < LOOP_BATCH) || loop->now_ms >= loop->catch_up_end_ms)
+			loop->catch_up_end_ms = 0;
+		if (loop->catch_up_end_ms == 0)
+			loop_run_timers(loop);
 		loop_run_tasks(loop);
 	}
 	return 0;
@@ -236,6 +240,7 @@ void loop_stop(struct loop *loop)
 void loop_resume(struct loop *loop)
 {
 	loop->is_stopping = false;
+	loop->catch_up_end_ms = clock_now_ms() + CATCH_UP_MS;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------ */
@@ -244,6 +249,7 @@ int loop_init(struct loop *loop)
 {
 	*loop = (struct loop){ .epoll_fd = epoll_create1(EPOLL_CLOEXEC), .now_ms = clock_now_ms() };
 	loop->tasks = &loop_tasks_end;
+	loop->catch_up_end_ms = loop->now_ms + CATCH_UP_MS; /* it may go on for another program */
 	return loop->epoll_fd < 0 ? -errno : 0;
 }
 

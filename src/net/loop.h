@@ -44,7 +44,8 @@ struct loop_deadline {
 struct loop {
 	int epoll_fd;
 	bool is_stopping;
-	uint64_t now_ms; /* clock_now_ms() when the current batch began */
+	uint64_t now_ms;          /* clock_now_ms() when the current batch began */
+	uint64_t catch_up_end_ms; /* until then deadlines wait, while there are events; 0: they do not */
 	unsigned
 		busy_poll_us; /* look for events for so long before sleeping; 0: sleep at once. The caller's */
 	struct loop_deadline *heap;
@@ -67,7 +68,8 @@ void loop_run_out(struct loop *loop);
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
-/* Takes loop_stop() back, while the loop does not run: it can be run again. */
+/* Takes loop_stop() back, while the loop does not run: it can be run again. What happened meanwhile is dealt with
+ * before any deadline that came due meanwhile. */
 void loop_resume(struct loop *loop);
 
 /*

@@ -9,6 +9,7 @@
 #include "router/server.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,13 +25,14 @@
 #include "router/upgrade.h"
 #include "router/worker.h"
 
-SANDBOX_CALLS("eventfd2", "signalfd4");
+SANDBOX_CALLS("eventfd2", "poll", "ppoll", "signalfd4");
 
 /* Listeners, standard streams, and each thread's own: epoll, eventfd, spare, DNS, a receiver or two. */
 #define DESCRIPTORS_BASE 24
 #define DESCRIPTORS_PER_THREAD 8
 #define SESSIONS_DEFAULT_MAX 32768
 #define SESSIONS_DEFAULT_MIN 4
+#define THREAD_RETRY_MS 100
 
 struct server {
 	struct worker_shared shared;
@@ -167,6 +169,19 @@ static int server_start_threads(struct server *server)
 	return 0;
 }
 
+/* As many as there were a moment ago: sessions wait for them, so it is tried until it succeeds. */
+static void server_start_threads_again(struct server *server)
+{
+	int r = server_start_threads(server);
+
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot start the threads again, trying on: %s", strerror(-r));
+	while (r < 0) {
+		poll(NULL, 0, THREAD_RETRY_MS);
+		r = server_start_threads(server);
+	}
+}
+
 /* ---- upgrade ------------------------------------------------------------------------------------------ */
 
 static void notify_reloading(void)
@@ -188,8 +203,8 @@ static void server_halt(struct server *server)
 	server->running = 0;
 }
 
-/* Returns when this program is to go on: 0, or a negative errno when it cannot. */
-static int server_upgrade(struct server *server)
+/* Returns when this program is to go on. */
+static void server_upgrade(struct server *server)
 {
 	char reason[UPGRADE_REASON_SIZE];
 	struct log_line line;
@@ -198,7 +213,7 @@ static int server_upgrade(struct server *server)
 	if (server->is_draining) {
 		log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
 		loop_resume(&server->workers[0].loop);
-		return 0;
+		return;
 	}
 	notify_reloading();
 	server_halt(server);
@@ -209,7 +224,7 @@ static int server_upgrade(struct server *server)
 	notify_send("READY=1");
 	for (unsigned i = 0; i < server->count; i++)
 		worker_resume(&server->workers[i]);
-	return server_start_threads(server);
+	server_start_threads_again(server);
 }
 
 /* The first worker's loop, until the end. */
@@ -220,7 +235,7 @@ static int server_loop(struct server *server)
 	do {
 		r = loop_run(&server->workers[0].loop);
 		if (r == 0 && server->must_upgrade)
-			r = server_upgrade(server);
+			server_upgrade(server);
 	} while (r == 0 && !server->workers[0].loop.is_stopping);
 	return r;
 }

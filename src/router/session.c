@@ -152,6 +152,13 @@ static enum step session_over(struct session *session, enum session_reason reaso
 	return STEP_WAIT;
 }
 
+static void session_drop_backend(struct session *session)
+{
+	loop_watch(&session->worker->loop, &session->backend, 0);
+	if (session->backend.fd >= 0)
+		close(STEAL_FD(session->backend.fd));
+}
+
 /* Urgent bytes become bytes like all others, in their place: a relay has no other way to keep them whole
  * and in order. TCP clients have it from their listener. */
 static void socket_set_urgent_inline(int fd, int is_inline)
@@ -163,16 +170,23 @@ static void socket_set_urgent_inline(int fd, int is_inline)
 
 static enum step session_take_request(struct session *session, const struct request *request);
 
-/* 0 means none. Without memory for the deadline the session cannot go on safely. */
-static enum step session_set_deadline(struct session *session, uint64_t timeout_ms)
+/* at_ms: UINT64_MAX for none. Without memory for the deadline the session cannot go on safely. */
+static enum step session_set_deadline_at(struct session *session, uint64_t at_ms)
 {
 	struct loop *loop = &session->worker->loop;
 
-	if (timeout_ms == 0)
+	if (at_ms == UINT64_MAX)
 		loop_timer_cancel(loop, &session->timer);
-	else if (loop_timer_set(loop, &session->timer, loop->now_ms + timeout_ms) != 0)
+	else if (loop_timer_set(loop, &session->timer, at_ms) != 0)
 		return session_over(session, SESSION_NO_MEMORY);
 	return STEP_WAIT;
+}
+
+/* From now on; 0 means none. */
+static enum step session_set_deadline(struct session *session, uint64_t timeout_ms)
+{
+	return session_set_deadline_at(session,
+				       timeout_ms ? session->worker->loop.now_ms + timeout_ms : UINT64_MAX);
 }
 
 /* Takes exactly the line away from the socket. It was seen there, so it comes whole. */
@@ -710,8 +724,7 @@ static enum step session_ask_plainly(struct session *session)
 	session->service->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
 	loop_timer_cancel(loop, &session->timer);
 	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
-	loop_watch(loop, &session->backend, 0);
-	close(STEAL_FD(session->backend.fd));
+	session_drop_backend(session);
 	relay_way_init(&session->down, false);
 	session->is_backend_gone = false;
 	return session_dial_host(session, session_connect_deadline(session));
@@ -823,7 +836,7 @@ static enum step session_tell_opened(struct session *session)
 
 	if (sent < 0 && errno == EAGAIN) {
 		session->down.is_blocked = true;
-		return session_set_deadline(session, session->worker->shared->options->connect_timeout_ms);
+		return session_set_deadline_at(session, session->handover_deadline_ms);
 	}
 	session->wants_verdict = false;
 	if (sent == (ssize_t)strlen(REPLY_OPENED))
@@ -1122,6 +1135,7 @@ static enum step session_refuse(struct session *session, enum session_reason rea
 		return session_over(session, reason);
 	session->wants_verdict = false;
 	session_release(session);
+	session_drop_backend(session);
 	session->refusal = reason;
 	session_answer(session, line, reply_format_error(line, sizeof(line), session_reason_reply(reason)));
 	return STEP_NEXT;
@@ -1483,7 +1497,9 @@ static bool session_restore_reply(struct session *session, const struct session_
 	struct worker *worker = session->worker;
 
 	session_enter(session, SESSION_REPLY);
-	if (image->list) {
+	if (image->numbers[IMAGE_LIST_TEXT] > 0) {
+		if (!image->list)
+			return false;
 		session->reply = reply_new(session, "", 0);
 		if (!session->reply)
 			return false;
@@ -1570,20 +1586,16 @@ static int image_fd(const struct session_image *image, enum image_number number)
 	return (int)image->numbers[number] - 1;
 }
 
-/* Without the session that they were of. */
+/* Without the session that they were of: what breaks off here does not look like an end. */
 static void image_close(const struct session_image *image)
 {
-	static const int descriptors[] = { IMAGE_CLIENT,
-					   IMAGE_BACKEND,
-					   IMAGE_UP + WAY_PIPE_READ,
-					   IMAGE_UP + WAY_PIPE_WRITE,
-					   IMAGE_DOWN + WAY_PIPE_READ,
-					   IMAGE_DOWN + WAY_PIPE_WRITE };
+	int fds[IMAGE_DESCRIPTORS];
+	size_t count = session_image_descriptors(image, fds);
 
-	for (size_t i = 0; i < ARRAY_SIZE(descriptors); i++) {
-		if (image->numbers[descriptors[i]] > 0)
-			close(image_fd(image, (enum image_number)descriptors[i]));
-	}
+	socket_reset_on_close(image_fd(image, IMAGE_CLIENT));
+	socket_reset_on_close(image_fd(image, IMAGE_BACKEND));
+	for (size_t i = 0; i < count; i++)
+		close(fds[i]);
 }
 
 int session_restore_take(struct worker *worker, const struct session_image *image)
@@ -1618,9 +1630,26 @@ int session_restore_take(struct worker *worker, const struct session_image *imag
 	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED)
 		is_whole = loop_timer_set(&worker->loop, &session->timer, numbers[IMAGE_TIMER_MS]) == 0;
 	if (!is_whole) {
+		socket_reset_on_close(session->client.fd);
+		socket_reset_on_close(session->backend.fd);
 		session_end(session, SESSION_NO_MEMORY);
 		return -ENOMEM;
 	}
-	loop_defer(&worker->loop, &session->task);
 	return 0;
+}
+
+/* The time that it has been quiet goes on, unless bytes have come. */
+void session_go_on(struct session *session)
+{
+	struct loop *loop = &session->worker->loop;
+	uint64_t due_ms = loop_timer_due_ms(loop, &session->timer);
+	uint64_t bytes = session->up.bytes + session->down.bytes;
+	uint32_t held = session->up.held_bytes + session->down.held_bytes;
+	bool was_relay = session->state == SESSION_RELAY;
+
+	session_run(session);
+	if (was_relay && session->state == SESSION_RELAY && due_ms > 0 &&
+	    bytes == session->up.bytes + session->down.bytes &&
+	    held == session->up.held_bytes + session->down.held_bytes)
+		session_set_deadline_at(session, due_ms);
 }

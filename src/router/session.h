@@ -124,6 +124,9 @@ bool session_image_of(const struct session *session, struct session_image *image
  * descriptors closed. */
 int session_restore_take(struct worker *worker, const struct session_image *image);
 
+/* For a session that was restored, once all are: looks at its sockets, before any deadline counts. */
+void session_go_on(struct session *session);
+
 /* A wish came back from the lister; its session may be gone. */
 struct lister_wish;
 void session_wish_done(struct lister_wish *wish);

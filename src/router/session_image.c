@@ -20,6 +20,25 @@ static_assert(IMAGE_COMMON_NUMBERS <= IMAGE_UP && IMAGE_UP + WAY_NUMBERS <= IMAG
 		      IMAGE_NUMBERS <= TEXT_TAG,
 	      "tags overlap");
 
+size_t session_image_descriptors(const struct session_image *image, int fds[static IMAGE_DESCRIPTORS])
+{
+	static const int numbers[IMAGE_DESCRIPTORS] = {
+		IMAGE_CLIENT,
+		IMAGE_BACKEND,
+		IMAGE_UP + WAY_PIPE_READ,
+		IMAGE_UP + WAY_PIPE_WRITE,
+		IMAGE_DOWN + WAY_PIPE_READ,
+		IMAGE_DOWN + WAY_PIPE_WRITE,
+	};
+	size_t count = 0;
+
+	for (size_t i = 0; i < IMAGE_DESCRIPTORS; i++) {
+		if (image->numbers[numbers[i]] > 0)
+			fds[count++] = (int)image->numbers[numbers[i]] - 1;
+	}
+	return count;
+}
+
 /* ---- writing --------------------------------------------------------------------------------------- */
 
 void session_image_write(const struct session_image *image, struct fields_writer *writer, uint16_t tag)

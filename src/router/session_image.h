@@ -107,6 +107,11 @@ struct session_image {
 		*list; /* IMAGE_LIST_TEXT; borrowed. Sessions share it, so it is written down apart */
 };
 
+#define IMAGE_DESCRIPTORS 6
+
+/* The descriptors that an image names, into fds; how many. */
+size_t session_image_descriptors(const struct session_image *image, int fds[static IMAGE_DESCRIPTORS]);
+
 /* One field, with the image's own fields in it. */
 void session_image_write(const struct session_image *image, struct fields_writer *writer, uint16_t tag);
 

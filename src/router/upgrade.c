@@ -34,9 +34,11 @@ SANDBOX_CALLS("dup2", "dup3", "execveat", "getcwd", "kill", "memfd_create", "pip
 
 #define VARIABLE "KAISO_UPGRADE"
 #define MAGIC UPGRADE_MAGIC
-#define ANSWER_MS 5000 /* sessions stand still while the new program is asked */
-#define ANSWER "kaiso " KAISO_VERSION " takes over\n"
+#define ANSWER_MS 5000 /* for the whole of the asking: sessions stand still meanwhile */
+#define ANSWER_BEGIN "kaiso "
 #define ANSWER_END " takes over\n"
+#define ANSWER ANSWER_BEGIN KAISO_VERSION ANSWER_END
+#define ANSWER_SIZE 4096
 #define STATE_MAX (UINT64_C(1) << 31)
 
 enum listener_tag {
@@ -168,7 +170,10 @@ static int check_field(const struct field *field, void *context)
 	case STATE_COUNTER:
 		return field->length == 2 * sizeof(uint64_t) ? 0 : -EPROTO;
 	case STATE_REFUSED:
+	case STATE_LOG_OWED:
 		return field_number(field, &number);
+	case STATE_LOG_TAIL:
+		return field->length <= LOG_LINE_SIZE ? 0 : -EPROTO;
 	case STATE_SANDBOX:
 		return field_number(field, &upgrade.sandbox);
 	case STATE_LISTENER:
@@ -270,7 +275,7 @@ void upgrade_begin(int argc, char **argv)
 
 int upgrade_answer(void)
 {
-	size_t sessions;
+	size_t sessions = 0;
 	int r = state_load(upgrade.state_fd);
 
 	if (r == 0)
@@ -284,8 +289,9 @@ int upgrade_answer(void)
 		printf("version " KAISO_VERSION
 		       " needs system calls that the running one has given up: restart it\n");
 	else if (r < 0 && r != -ENOTSUP)
-		printf("version " KAISO_VERSION " cannot read the state of the running one: %s\n",
-		       strerror(-r));
+		printf("version " KAISO_VERSION
+		       " cannot read the state of the running one: %s (at session %zu of it)\n",
+		       strerror(-r), sessions);
 	else if (r == 0)
 		fputs(ANSWER, stdout);
 	return r < 0 ? 1 : 0;
@@ -303,6 +309,7 @@ static int take_listener(const struct field *field, void *context)
 	const struct image_bytes *path = &image.texts[LISTENER_UNIX_PATH];
 	const struct image_bytes *service = &image.texts[LISTENER_SERVICE];
 	struct listener *listener;
+	uint64_t dropped;
 	int r;
 
 	if (field->tag == STATE_VERSION)
@@ -312,6 +319,10 @@ static int take_listener(const struct field *field, void *context)
 		free(upgrade.program);
 		upgrade.program = text_copy(field->bytes, field->length);
 	}
+	if (field->tag == STATE_LOG_TAIL)
+		log_owe_tail(field->bytes, field->length);
+	if (field->tag == STATE_LOG_OWED && field_number(field, &dropped) == 0)
+		log_owe_dropped(dropped);
 	if (field->tag != STATE_LISTENER)
 		return 0;
 	r = listener_image_read(&image, field);
@@ -354,20 +365,13 @@ struct sessions_taker {
 	size_t lost;
 };
 
-/* The descriptors that an image names, in a row. */
-static const int image_descriptors[] = { IMAGE_CLIENT,
-					 IMAGE_BACKEND,
-					 IMAGE_UP + WAY_PIPE_READ,
-					 IMAGE_UP + WAY_PIPE_WRITE,
-					 IMAGE_DOWN + WAY_PIPE_READ,
-					 IMAGE_DOWN + WAY_PIPE_WRITE };
-
 static void image_set_flags(const struct session_image *image, int flags)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(image_descriptors); i++) {
-		if (image->numbers[image_descriptors[i]] > 0)
-			fcntl((int)image->numbers[image_descriptors[i]] - 1, F_SETFD, flags);
-	}
+	int fds[IMAGE_DESCRIPTORS];
+	size_t count = session_image_descriptors(image, fds);
+
+	for (size_t i = 0; i < count; i++)
+		fcntl(fds[i], F_SETFD, flags);
 }
 
 static int take_list(const struct field *field, struct sessions_taker *taker)
@@ -432,6 +436,8 @@ size_t upgrade_take_sessions(struct worker *workers, unsigned count, size_t *los
 	for (size_t i = 0; i < taker.list_count; i++)
 		lister_text_unref(taker.lists[i]);
 	free(taker.lists);
+	for (unsigned i = 0; i < count; i++)
+		worker_go_on(&workers[i]);
 	free(STEAL_PTR(upgrade.state));
 	cleanup_close(&upgrade.state_fd);
 	*lost = taker.lost;
@@ -464,6 +470,17 @@ static void write_listeners(struct fields_writer *writer, const struct worker_sh
 		writer->has_failed = writer->has_failed || own.has_failed;
 		free(own.bytes);
 	}
+}
+
+static void write_log(struct fields_writer *writer)
+{
+	struct log_owed owed;
+
+	log_get_owed(&owed);
+	if (owed.tail_length > 0)
+		fields_put(writer, STATE_LOG_TAIL, owed.tail, owed.tail_length);
+	if (owed.dropped > 0)
+		fields_put_number(writer, STATE_LOG_OWED, owed.dropped);
 }
 
 static void write_counters(struct fields_writer *writer, const struct worker *workers, unsigned count)
@@ -559,6 +576,7 @@ static int write_state(struct fields_writer *writer, struct worker *workers, uns
 	write_text(writer, STATE_PROGRAM, upgrade.program);
 	if (upgrade.sandbox > 0)
 		fields_put_number(writer, STATE_SANDBOX, upgrade.sandbox);
+	write_log(writer);
 	write_counters(writer, workers, count);
 	write_listeners(writer, workers[0].shared);
 	r = each_session(workers, count, write_session, &writing);
@@ -592,11 +610,11 @@ static int write_all(int fd, const char *bytes, size_t length)
 	return 0;
 }
 
-/* A memfd with the whole state, or a negative errno. */
+/* A memfd with the whole state, which nobody can change any more; or a negative errno. */
 static int state_file(struct worker *workers, unsigned count)
 {
 	struct fields_writer writer = { 0 };
-	CLEANUP_CLOSE int fd = memfd_create("kaiso-upgrade", MFD_CLOEXEC);
+	CLEANUP_CLOSE int fd = memfd_create("kaiso-upgrade", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	int r;
 
 	if (fd < 0)
@@ -606,6 +624,8 @@ static int state_file(struct worker *workers, unsigned count)
 		r = write_state(&writer, workers, count);
 	if (r == 0)
 		r = write_all(fd, writer.bytes, writer.length);
+	if (r == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
+		r = -errno;
 	free(writer.bytes);
 	return r < 0 ? r : STEAL_FD(fd);
 }
@@ -650,9 +670,8 @@ _Noreturn static void child_ask(int program_fd, int state_fd, int answer_fd, cha
 }
 
 /* What the child says, until it closes its output or the time is over. Terminated; its length. */
-static size_t read_answer(int fd, char *answer, size_t size)
+static size_t read_answer(int fd, char *answer, size_t size, uint64_t end_ms)
 {
-	uint64_t end_ms = clock_now_ms() + ANSWER_MS;
 	size_t length = 0;
 
 	while (length < size - 1) {
@@ -674,9 +693,8 @@ static size_t read_answer(int fd, char *answer, size_t size)
 }
 
 /* A child that goes on is killed. Its exit status, or -1. */
-static int reap(pid_t child)
+static int reap(pid_t child, uint64_t end_ms)
 {
-	uint64_t end_ms = clock_now_ms() + ANSWER_MS;
 	int status;
 	pid_t found;
 
@@ -691,17 +709,41 @@ static int reap(pid_t child)
 	return found == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static bool is_consent(const char *answer, size_t length)
+/* The last line: the dynamic linker and sanitizers may have something to say before. */
+static const char *last_line(const char *answer, size_t length)
 {
-	return length > strlen(ANSWER_END) && strncmp(answer, "kaiso ", strlen("kaiso ")) == 0 &&
-	       strcmp(answer + length - strlen(ANSWER_END), ANSWER_END) == 0;
+	while (length > 1 && answer[length - 2] != '\n')
+		length--;
+	return length > 0 ? answer + length - 1 : answer;
+}
+
+static bool is_consent(const char *line)
+{
+	size_t length = strlen(line);
+
+	return length > strlen(ANSWER) - strlen(KAISO_VERSION) &&
+	       strncmp(line, ANSWER_BEGIN, strlen(ANSWER_BEGIN)) == 0 &&
+	       strcmp(line + length - strlen(ANSWER_END), ANSWER_END) == 0;
+}
+
+static void explain_refusal(char *reason, size_t size, int status, char *answer)
+{
+	if (status < 0)
+		snprintf(reason, size, "%s gave no answer in time", upgrade.program);
+	else if (status == 0 || answer[0] == '\0')
+		snprintf(reason, size, "%s is no kaiso that can be upgraded to", upgrade.program);
+	else
+		snprintf(reason, size, "%s: %s", upgrade.program, answer);
+	if (reason[strlen(reason) - 1] == '\n')
+		reason[strlen(reason) - 1] = '\0';
 }
 
 /* 0 when the program says that it can take over. */
 static int ask(int program_fd, int state_fd, char *reason, size_t reason_size)
 {
 	char **environment = environment_with("ask", state_fd);
-	char answer[UPGRADE_REASON_SIZE / 2];
+	uint64_t end_ms = clock_now_ms() + ANSWER_MS;
+	char answer[ANSWER_SIZE];
 	int ends[2], status;
 	size_t length;
 	pid_t child;
@@ -721,18 +763,12 @@ static int ask(int program_fd, int state_fd, char *reason, size_t reason_size)
 		close(ends[0]);
 		return explain(reason, reason_size, -errno, "the new program cannot be asked");
 	}
-	length = read_answer(ends[0], answer, sizeof(answer));
+	length = read_answer(ends[0], answer, sizeof(answer), end_ms);
 	close(ends[0]);
-	status = reap(child);
-	if (status == 0 && is_consent(answer, length))
+	status = reap(child, end_ms);
+	if (status == 0 && is_consent(last_line(answer, length)))
 		return 0;
-	if (status < 0)
-		snprintf(reason, reason_size, "%s gave no answer in time", upgrade.program);
-	else if (status == 0 || length == 0)
-		snprintf(reason, reason_size, "%s is no kaiso that can be upgraded to", upgrade.program);
-	else
-		snprintf(reason, reason_size, "%s: %.*s", upgrade.program, (int)strcspn(answer, "\n"),
-			 answer);
+	explain_refusal(reason, reason_size, status, answer);
 	return -ENOEXEC;
 }
 

@@ -34,6 +34,8 @@ enum state_tag {
 	STATE_SESSION,  /* session_image.h */
 	STATE_END,      /* number of sessions: what was written is whole */
 	STATE_SANDBOX,  /* number: SANDBOX_REVISION of the sandbox that the process is in */
+	STATE_LOG_TAIL, /* text: of a line that the log's reader has taken in part */
+	STATE_LOG_OWED, /* number: lines that were dropped, and not told yet */
 	STATE_TAGS,
 };
 
@@ -76,7 +78,8 @@ const char *upgrade_previous_version(void);
  */
 int upgrade_run(struct worker *workers, unsigned count, char *reason, size_t reason_size);
 
-/* Parses a whole state: 0, -ENOTSUP (made by a later version) or -EPROTO. For the answer, and for fuzzing. */
+/* Parses a whole state: 0, -ENOTSUP (made by a later version) or -EPROTO. *sessions is how many there are, or the
+ * number of the one that could not be read. For the answer, and for fuzzing. */
 int upgrade_check_state(const char *bytes, size_t length, size_t *sessions);
 
 #endif

@@ -355,6 +355,13 @@ void worker_halt(struct worker *worker)
 	worker_wake(worker);
 }
 
+void worker_go_on(struct worker *worker)
+{
+	worker->loop.now_ms = clock_now_ms();
+	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next)
+		session_go_on(CONTAINER_OF(link, struct session, link));
+}
+
 void worker_resume(struct worker *worker)
 {
 	worker->must_halt = false;

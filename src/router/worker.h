@@ -85,6 +85,9 @@ void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run
 void worker_halt(struct worker *worker);  /* leave loop_run() with all sessions as they are */
 void worker_post(struct worker *worker, struct lister_wish *wish);
 
+/* After sessions were restored, all of them, on all workers, and before the thread: see session_go_on(). */
+void worker_go_on(struct worker *worker);
+
 /* After worker_halt(), when its thread has ended: loop_run() goes on where it was. */
 void worker_resume(struct worker *worker);
 

@@ -1,10 +1,14 @@
 """From one program to the next with every connection (USR2): each state of a session, and each way to fail."""
 
+import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -281,6 +285,205 @@ def test_counters_go_on(router):
         router.wait_session(client, reason="not-found")
     router.stop()
     assert router.wait_log(msg="stopped").get("not-found") == "2"
+
+
+# ---- sessions that are slow to take, and deadlines
+
+VERSION_LINE = b".kaiso/version\n"
+
+
+@pytest.fixture
+def unix_router(new_router, tmp_path):
+    def new(*options, **how):
+        return new_router(*options, listen=("127.0.0.1:0", f"unix:{tmp_path / 'listener'}"), **how)
+
+    return new
+
+
+def queued(stream):
+    """Bytes that wait to be read."""
+    return int.from_bytes(fcntl.ioctl(stream.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def queued_at_last(router, stream):
+    """Once there come no more of them."""
+    seen = [0]
+    while len(seen) < 6 or len(set(seen[-5:])) > 1:
+        router.settle()
+        seen.append(queued(stream))
+    return seen[-1]
+
+
+def fill_with_answers(router, request):
+    """A client of a UNIX listener whose socket is so full of answers that not even the one to request has room; and
+    what it is to read before that."""
+    address = router.addresses[1]
+    with router.connect(address) as probe:
+        answer = probe.send(VERSION_LINE).receive_line()
+    with router.connect(address) as probe:
+        probe.send(VERSION_LINE * 1000)
+        count = queued_at_last(router, probe) // len(answer)
+    assert 0 < count < 1000
+    client = router.connect(address).send(VERSION_LINE * count + request)
+    assert queued_at_last(router, client) == count * len(answer)
+    return client, answer * count
+
+
+def upgrade_until(router, is_over):
+    """Again and again; a deadline of two seconds comes all the same."""
+    begin = time.monotonic()
+    while not is_over() and time.monotonic() < begin + 10:
+        upgrade(router)
+        time.sleep(0.2)
+    assert 1 < time.monotonic() - begin < 10
+
+
+def test_a_refusal_that_is_not_taken(unix_router):
+    """Of a service whose knock fails while the receiver is connected already."""
+    router = unix_router()
+    router.echo("foo")
+    receiver = bind_unix(router.path(".receiver"), 8)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    router.describe("knocked", f".receiver passfd:{port}\n")
+    client, before = fill_with_answers(router, b".kaiso/open knocked\n")
+    receiver.settimeout(20)
+    receiver.accept()[0].close()
+    upgrade(router)
+    assert client.receive(len(before)) == before
+    assert client.receive_line().startswith(b"-")
+    client.expect_closed()
+    receiver.close()
+
+
+def test_a_verdict_that_is_not_taken_keeps_its_deadline(unix_router):
+    """The client is to be told before it is handed over, and takes nothing."""
+    router = unix_router("--connect-timeout", "2s")
+    router.receiver("foo", lasting=True)
+    client, before = fill_with_answers(router, b".kaiso/open foo\n")
+    upgrade_until(router, lambda: router.log.find(reason="timeout"))
+    assert client.receive(len(before)) == before
+    client.expect_closed()
+
+
+def test_a_quiet_session_keeps_its_deadline(new_router):
+    router = new_router("--idle-timeout", "2s")
+    router.echo("foo")
+    client = router.open("foo").exchange(b"hello")
+    upgrade_until(router, lambda: router.log.find(reason="idle-timeout"))
+    client.expect_closed()
+
+
+SLOW_SOURCE = """
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	(void)argc;
+	poll(NULL, 0, 1500);
+	%s
+	execv("%s", argv);
+	return 1;
+}
+"""
+
+
+def make_slow(program, before=""):
+    """What the router is started from next takes its time, once to be asked and once to begin."""
+    real = program.path.with_suffix(".real")
+    shutil.copy(program.path, real)
+    source = program.path.with_suffix(".c")
+    source.write_text(SLOW_SOURCE % (before, real))
+    subprocess.run(["gcc", "-o", f"{program.path}.new", source], check=True)
+    os.rename(f"{program.path}.new", program.path)
+
+
+@pytest.mark.parametrize("how", ["upgraded", "refused"])
+def test_what_comes_while_all_stand_still_counts_before_deadlines(new_router, program, how):
+    """More sessions than one look at the events tells of; all fall due meanwhile, and all have said something."""
+    router = new_router("--idle-timeout", "2s", "--request-timeout", "2s", "--no-sandbox", wrapper=program.wrapper)
+    router.echo("foo")
+    make_slow(program, "" if how == "upgraded" else "poll(NULL, 0, 2000); return 1;")
+    clients = [router.open("foo").exchange(b"1") for _ in range(200)]
+    typing = [router.connect().send(b"fo") for _ in range(50)]
+    router.signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    for client in clients:
+        client.send(b"hello")
+    for client in typing:
+        client.send(b"o\nhello")
+    router.wait_log(msg="upgraded" if how == "upgraded" else "cannot upgrade; the running version goes on")
+    for client in clients + typing:
+        assert client.receive(5) == b"hello"
+
+
+def test_log_lines_that_are_owed(program, tmp_path):
+    """What the reader has not taken of the log, and how much was dropped, is told by the next program."""
+    services = tmp_path / "services"
+    services.mkdir()
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.settimeout(20)
+    process = subprocess.Popen([program.path, "serve", "--services", services, "127.0.0.1:0"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
+    theirs.close()
+    try:
+        log = b""
+        while b"msg=ready" not in log:
+            log += ours.recv(65536)
+        port = int(re.search(rb"listen=127.0.0.1:(\d+)", log)[1])
+        for _ in range(200):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.settimeout(20)
+                client.sendall(b"nothing\n")
+                assert client.recv(1) == b""
+        program.replace(program.path.read_bytes())
+        process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: os.path.samefile(f"/proc/{process.pid}/exe", program.path), "the new program")
+        log = b""
+        while b"dropped" not in log:
+            log += ours.recv(65536)
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"nothing\n")
+                client.settimeout(20)
+                assert client.recv(1) == b""
+        lines = log.split(b"\n")
+        assert all(line.startswith(b"time=") for line in lines[:-1])
+        dropped = int(re.search(rb"dropped\" count=(\d+)", log)[1])
+        before = [line for line in lines[:log[:log.index(b"dropped")].count(b"\n")] if b"msg=session" in line]
+        assert dropped + len(before) >= 200
+    finally:
+        process.terminate()
+        process.wait(20)
+        ours.close()
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["kaiso", "another"])
+def test_a_parent_that_ignored_its_children(new_router, program, is_whole):
+    """SIGCHLD is inherited as ignored: the answer's exit status is had all the same."""
+    ignoring = ("/bin/sh", "-c", f"trap '' CHLD; shift; exec '{program.path}' \"$@\"", "sh")
+    router = new_router(wrapper=ignoring)
+    router.echo("foo")
+    client = router.open("foo").exchange(b"before")
+    if is_whole:
+        upgrade(router)
+        client.exchange(b"behind")
+        return
+    shutil.copy("/bin/true", str(program.path) + ".new")
+    os.rename(str(program.path) + ".new", program.path)
+    expect_refusal(router, client, "no kaiso")
+
+
+def test_a_program_that_says_more(new_router, program):
+    """A linker's or sanitizer's words come before the answer."""
+    router = new_router("--no-sandbox", wrapper=program.wrapper)
+    router.echo("foo")
+    client = router.open("foo").exchange(b"before")
+    make_slow(program, 'if (getenv("KAISO_UPGRADE")[0] == \'a\' && write(2, "a warning\\n", 10) != 10) return 1;')
+    upgrade(router)
+    client.exchange(b"behind")
 
 
 # ---- many at once, many times
