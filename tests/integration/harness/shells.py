@@ -1,10 +1,12 @@
 """Shells at a terminal, as a person has them: keys go in, and what stands on the command line then is read back."""
 
+import fcntl
 import os
 import pty
 import select
 import signal
 import subprocess
+import termios
 import time
 
 from .router import KAISO, REPOSITORY, clean_environment
@@ -30,7 +32,7 @@ PS1= PS2= RPS1= HISTSIZE=0
 unsetopt prompt_sp beep
 zle_bracketed_paste=()
 fpath=("$COMPLETIONS" $fpath)
-autoload -Uz compinit && compinit -u -D
+autoload -Uz compinit && compinit -u -d "$ZDOTDIR/../zcompdump"
 write-line() { print -rn -- "$BUFFER" >"$LINE.new"; mv "$LINE.new" "$LINE" }
 zle -N write-line
 bindkey -e
@@ -58,7 +60,7 @@ bind \ct write_line
 class Shell:
     """One that was just started, in an empty directory of its own, with the completions of this tree."""
 
-    def __init__(self, kind, directory, **env):
+    def __init__(self, kind, directory, with_kaiso=True, **env):
         self.kind = kind
         self.directory = directory
         self.line_path = directory / "line"
@@ -76,15 +78,16 @@ class Shell:
         home.mkdir()
         work = directory / "work"
         work.mkdir()
+        paths = [os.path.dirname(KAISO)] if with_kaiso else []
+        self.environment = clean_environment(
+            PATH=":".join([*paths, *os.environ["PATH"].split(":")]), HOME=home, ZDOTDIR=directory, LINE=self.line_path,
+            COMPLETIONS=COMPLETIONS, LC_ALL="C.UTF-8", TERM="xterm" if kind == "fish" else "dumb", XDG_DATA_HOME=home,
+            XDG_CONFIG_HOME=home, **env,
+        )
         main, terminal = pty.openpty()
         self.process = subprocess.Popen(
             command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=work, start_new_session=True,
-            preexec_fn=_take_terminal,
-            env=clean_environment(
-                PATH=f"{os.path.dirname(KAISO)}:{os.environ['PATH']}", HOME=home, ZDOTDIR=directory, LINE=self.line_path,
-                COMPLETIONS=COMPLETIONS, LC_ALL="C.UTF-8", TERM="dumb" if kind != "fish" else "xterm", XDG_DATA_HOME=home,
-                XDG_CONFIG_HOME=home, **env,
-            ),
+            preexec_fn=_take_terminal, env=self.environment,
         )
         os.close(terminal)
         self.terminal = main
@@ -116,14 +119,17 @@ class Shell:
                 raise Overdue(f"{self.kind} does not answer:\n{self.output.decode(errors='replace')}")
         return self.line_path.read_text(errors="surrogateescape")
 
-    def complete(self, line, key="\t"):
-        """Types the line, presses TAB, and returns what stands there then."""
-        self.press("\x15" + line + key)
-        return self.read_line()
+    def complete(self, line, key="\t", attempts=4):
+        """Types the line, presses TAB, and returns what stands there then.
 
-    def complete_all(self, line):
-        """All completions of the last word of the line: a list, as the shell puts them into the line."""
-        raise NotImplementedError
+        On a busy machine the second that a router has for its answer is short: so it is tried again when nothing came.
+        """
+        after = line
+        while after == line and attempts > 0:
+            self.press("\x15" + line + key)
+            after = self.read_line()
+            attempts -= 1
+        return after
 
     def wait_for(self, condition, what):
         end = time.monotonic() + DEADLINE
@@ -142,7 +148,4 @@ class Shell:
 
 
 def _take_terminal():
-    import fcntl
-    import termios
-
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
