@@ -1,6 +1,5 @@
 """Completion in bash, zsh and fish, each at a terminal: what TAB makes of a line, and that no name is ever run."""
 
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ import pytest
 
 from harness.router import KAISO, Router, run_kaiso
 from harness.services import Service, bind_tcp
-from harness.shells import COMPLETIONS, Shell
+from harness.shells import Shell
 
 KINDS = ["bash", "zsh", "fish"]
 
@@ -48,8 +47,30 @@ def services():
 
 
 @pytest.fixture(scope="module")
-def shell(kind, tmp_path_factory):
-    one = Shell(kind, tmp_path_factory.mktemp(kind))
+def share(tmp_path_factory):
+    """The directory for shared data, once kaiso is installed."""
+    directory = tmp_path_factory.mktemp("installed")
+    subprocess.run(["meson", "install", "-C", Path(KAISO).parent, "--no-rebuild", "--destdir", directory,
+                    "--tags", "runtime"], check=True, stdout=subprocess.DEVNULL)
+    return next(directory.rglob("bash-completion")).parent
+
+
+@pytest.fixture
+def new_shell(kind, tmp_path, share):
+    """new_shell(**see Shell): another one."""
+    made = []
+
+    def make(**how):
+        made.append(Shell(kind, tmp_path, share, **how))
+        return made[0]
+
+    yield make
+    made[0].close()
+
+
+@pytest.fixture(scope="module")
+def shell(kind, tmp_path_factory, share):
+    one = Shell(kind, tmp_path_factory.mktemp(kind), share)
     try:
         yield one
         assert os.listdir(one.work) == [], f"{kind} has run something"
@@ -67,7 +88,7 @@ def completions(kind, shell):
     """completions(LINE): all that its last word can become, in order."""
 
     def in_fish(line, attempts=4):
-        script = f"source {COMPLETIONS}/kaiso.fish; complete -C $argv[1]"
+        script = "set -p fish_complete_path $SHARE/fish/vendor_completions.d; complete -C $argv[1]"
         result = subprocess.run(["fish", "--no-config", "-c", script, line], capture_output=True, text=True, check=True,
                                 stdin=subprocess.DEVNULL, env=shell.environment, cwd=shell.work)
         assert result.stderr == ""
@@ -159,14 +180,11 @@ def test_other_places(shell, services, line, behind):
     assert shell.complete(line).startswith(line + behind)
 
 
-def test_services_of_the_usual_router(kind, services, tmp_path):
+def test_services_of_the_usual_router(new_shell, services):
     """$KAISO, where the line names none."""
-    shell = Shell(kind, tmp_path, KAISO=services.address)
-    try:
-        assert same(shell.complete("kaiso connect git/f"), "kaiso connect git/forge")
-        assert same(shell.complete("kaiso ls git/h"), "kaiso ls git/hooks/")
-    finally:
-        shell.close()
+    shell = new_shell(KAISO=services.address)
+    assert same(shell.complete("kaiso connect git/f"), "kaiso connect git/forge")
+    assert same(shell.complete("kaiso ls git/h"), "kaiso ls git/hooks/")
 
 
 def run(shell, services, line, name):
@@ -266,34 +284,35 @@ def test_router_that_never_answers(shell):
         service.close()
 
 
-def test_no_program(kind, tmp_path):
-    """Where kaiso is not installed, or does not know the command."""
-    shell = Shell(kind, tmp_path, with_kaiso=False)
-    try:
-        for line in ("kaiso zz", "kaiso connect --zz", "kaiso connect zz", "kaiso nothing --zz"):
-            assert quiet(shell, line) == line
-    finally:
-        shell.close()
+def failing_kaiso(directory):
+    """A directory with one that says nothing."""
+    directory.mkdir()
+    program = directory / "kaiso"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    return directory
 
 
-def test_program_of_the_line(kind, tmp_path, services):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_program_that_says_nothing(new_shell, tmp_path, is_there):
+    """It is not installed, or fails."""
+    shell = new_shell(path=[failing_kaiso(tmp_path / "failing")] if is_there else [])
+    for line in ("kaiso zz", "kaiso connect --zz", "kaiso connect zz", "kaiso nothing --zz"):
+        assert quiet(shell, line) == line
+
+
+def test_program_of_the_line(new_shell, tmp_path, services):
     """A kaiso that the line names by its path is the one that is asked."""
-    shell = Shell(kind, tmp_path, with_kaiso=False)
-    try:
-        os.symlink(KAISO, tmp_path / "home/kaiso")
-        for program in ("../home/kaiso", str(tmp_path / "home/kaiso"), "~/kaiso"):
-            line = f"{program} connect {services.address} git/f"
-            assert same(shell.complete(line), line + "orge")
-    finally:
-        shell.close()
+    shell = new_shell(path=[failing_kaiso(tmp_path / "failing")])
+    os.symlink(KAISO, tmp_path / "home/kaiso")
+    for program in ("../home/kaiso", str(tmp_path / "home/kaiso"), "~/kaiso"):
+        line = f"{program} connect {services.address} git/f"
+        assert same(shell.complete(line), line + "orge")
 
 
-# ---- installing
-
-def test_installed():
-    """Where the shells look."""
-    told = subprocess.run(["meson", "introspect", "--installed", Path(KAISO).parent], capture_output=True, check=True)
-    targets = {str(Path(*Path(target).parts[-3:])) for target in json.loads(told.stdout).values()}
-    assert "bash-completion/completions/kaiso" in targets
-    assert "zsh/site-functions/_kaiso" in targets
-    assert "fish/vendor_completions.d/kaiso.fish" in targets
+def test_installed(share):
+    """Where the shells look, and packages too."""
+    for name in ("kaiso", "kaiso-expose", "kaiso-inject", "kaiso-passfd"):
+        assert (share / "bash-completion/completions" / name).is_file()
+        assert (share / "fish/vendor_completions.d" / f"{name}.fish").is_file()
+    assert (share / "zsh/site-functions/_kaiso").is_file()

@@ -133,20 +133,24 @@ def test_options_of_the_overview():
     assert set(options_of_page("kaiso.1")) == {"--help", "--version"}
 
 
-def test_exit_statuses():
+@pytest.mark.parametrize("command", commands())
+def test_exit_statuses(command):
     """Those that --help tells are in the page."""
-    for command in commands():
-        told = re.search(r"Exit status: (.*?)(?:\n\n|\Z)", help_of(command), re.DOTALL)[1]
-        written = re.search(r"^EXIT STATUS\n((?: .*\n|\n)+)", rendered(page_of(command)), re.MULTILINE)[1]
-        for status in set(re.findall(r"(?<![\w.])(\d+)(?= )", told)):
-            assert re.search(rf"^ +{status} ", written, re.MULTILINE), f"{page_of(command)} lacks the status {status}"
+    page = page_of(command)
+    assert page in PAGES, f"`kaiso {command}` has no man page: man/{page}"
+    told = re.search(r"Exit status: (.*?)(?:\n\n|\Z)", help_of(command), re.DOTALL)[1]
+    written = re.search(r"^EXIT STATUS\n((?: .*\n|\n)+)", rendered(page), re.MULTILINE)[1]
+    for status in set(re.findall(r"(?<![\w.])(\d+)(?= )", told)):
+        assert re.search(rf"^ +{status} ", written, re.MULTILINE), f"man/{page} lacks the exit status {status}"
 
 
-def test_variables():
+@pytest.mark.parametrize("command", commands())
+def test_variables(command):
     """$KAISO and the like stand in the page of each command whose --help tells of them."""
-    for command in commands():
-        for name in set(re.findall(r"\$(KAISO\w*)", help_of(command))):
-            assert f".It Ev {name}\n" in source(page_of(command)), f"man/{page_of(command)} lacks ${name}"
+    page = page_of(command)
+    assert page in PAGES, f"`kaiso {command}` has no man page: man/{page}"
+    for name in set(re.findall(r"\$(KAISO\w*)", help_of(command))):
+        assert f".It Ev {name}\n" in source(page), f"man/{page} lacks ${name}"
 
 
 # ---- installing

@@ -9,10 +9,8 @@ import subprocess
 import termios
 import time
 
-from .router import KAISO, REPOSITORY, clean_environment
+from .router import KAISO, clean_environment
 from .wait import DEADLINE, Overdue
-
-COMPLETIONS = REPOSITORY / "completions"
 
 # Each shell has two keys of ours: Ctrl-T writes the command line to $LINE, Ctrl-G puts all completions there are in
 # place of the word. Prompts are gone, so that nothing of a line depends on them.
@@ -22,7 +20,6 @@ PS1='' PS2='' HISTFILE='' HISTSIZE=0
 bind 'set enable-bracketed-paste off'
 bind 'set bell-style none'
 source /usr/share/bash-completion/bash_completion
-source "$COMPLETIONS/kaiso"
 bind -x '"\C-t": printf %s "$READLINE_LINE" >"$LINE.new"; mv "$LINE.new" "$LINE"'
 bind '"\C-g": insert-completions'
 bind 'set completion-query-items 0'
@@ -31,7 +28,7 @@ bind 'set completion-query-items 0'
 PS1= PS2= RPS1= HISTSIZE=0
 unsetopt prompt_sp beep
 zle_bracketed_paste=()
-fpath=("$COMPLETIONS" $fpath)
+fpath=("$SHARE/zsh/site-functions" $fpath)
 autoload -Uz compinit && compinit -u -d "$ZDOTDIR/../zcompdump"
 write-line() { print -rn -- "$BUFFER" >"$LINE.new"; mv "$LINE.new" "$LINE" }
 zle -N write-line
@@ -47,7 +44,7 @@ set -g fish_greeting
 function fish_prompt; end
 function fish_right_prompt; end
 set -g fish_history ''
-source $COMPLETIONS/kaiso.fish
+set -p fish_complete_path $SHARE/fish/vendor_completions.d
 function write_line
     commandline | string collect >$LINE.new # without the line end
     mv $LINE.new $LINE
@@ -58,9 +55,12 @@ bind \ct write_line
 
 
 class Shell:
-    """One that was just started, in an empty directory of its own, with the completions of this tree."""
+    """One that was just started, in an empty directory of its own. share: where completions were installed.
 
-    def __init__(self, kind, directory, with_kaiso=True, **env):
+    path: directories of $PATH before the usual ones.
+    """
+
+    def __init__(self, kind, directory, share, path=(os.path.dirname(KAISO),), **env):
         self.kind = kind
         self.directory = directory
         self.line_path = directory / "line"
@@ -78,11 +78,10 @@ class Shell:
         home.mkdir()
         work = directory / "work"
         work.mkdir()
-        paths = [os.path.dirname(KAISO)] if with_kaiso else []
         self.environment = clean_environment(
-            PATH=":".join([*paths, *os.environ["PATH"].split(":")]), HOME=home, ZDOTDIR=directory, LINE=self.line_path,
-            COMPLETIONS=COMPLETIONS, LC_ALL="C.UTF-8", TERM="xterm" if kind == "fish" else "dumb", XDG_DATA_HOME=home,
-            XDG_CONFIG_HOME=home, **env,
+            PATH=":".join([*map(str, path), os.environ["PATH"]]), HOME=home, ZDOTDIR=directory, LINE=self.line_path,
+            SHARE=share, XDG_DATA_DIRS=f"{share}:/usr/share", XDG_DATA_HOME=home, XDG_CONFIG_HOME=home,
+            LC_ALL="C.UTF-8", TERM="xterm" if kind == "fish" else "dumb", **env,
         )
         main, terminal = pty.openpty()
         self.process = subprocess.Popen(
