@@ -121,7 +121,8 @@ def test_commands(completions):
 @pytest.mark.parametrize("line, expected", [
     ("kaiso con", "kaiso connect"), ("kaiso serve --no-s", "kaiso serve --no-sandbox"),
     ("kaiso 127.0.0.1:37812 --no-s", "kaiso 127.0.0.1:37812 --no-sandbox"),
-    ("kaiso-expose --no-s", "kaiso-expose --no-sandbox"), ("kaiso-inject --ro", "kaiso-inject --route"),
+    ("kaiso serve --user roo", "kaiso serve --user root"), ("kaiso-expose --no-s", "kaiso-expose --no-sandbox"),
+    ("kaiso-inject --ro", "kaiso-inject --route"),
 ])
 def test_tab(shell, line, expected):
     assert same(shell.complete(line), expected)
