@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
 struct character {
 	size_t length; /* in bytes, at least 1 */
 	uint32_t code;
@@ -95,15 +97,17 @@ void text_write_plain(FILE *stream, const char *text, size_t length)
 	}
 }
 
-void text_write_json(FILE *stream, const char *text, size_t length)
+static void write_json(FILE *stream, const char *text, size_t length, bool is_strict)
 {
 	fputc('"', stream);
 	while (length > 0) {
 		struct character character = next_character(text, length);
 
-		if (!character.is_valid)
+		if (!character.is_valid && is_strict)
+			fputs(REPLACEMENT, stream);
+		else if (!character.is_valid)
 			fprintf(stream, "\\udc%02" PRIx32, character.code);
-		else if (is_control(character.code))
+		else if (is_control(character.code) || (is_strict && character.code == '<'))
 			fprintf(stream, "\\u%04" PRIx32, character.code);
 		else if (character.code == '"' || character.code == '\\')
 			fprintf(stream, "\\%c", (int)character.code);
@@ -113,4 +117,14 @@ void text_write_json(FILE *stream, const char *text, size_t length)
 		length -= character.length;
 	}
 	fputc('"', stream);
+}
+
+void text_write_json(FILE *stream, const char *text, size_t length)
+{
+	write_json(stream, text, length, false);
+}
+
+void text_write_strict_json(FILE *stream, const char *text, size_t length)
+{
+	write_json(stream, text, length, true);
 }

@@ -26,4 +26,8 @@ void text_write_plain(FILE *stream, const char *text, size_t length);
  */
 void text_write_json(FILE *stream, const char *text, size_t length);
 
+/* The same for parsers that take no lone surrogates, and for pages: a byte that is no UTF-8 becomes U+FFFD, and "<" is
+ * escaped. */
+void text_write_strict_json(FILE *stream, const char *text, size_t length);
+
 #endif

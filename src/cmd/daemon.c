@@ -30,17 +30,12 @@
 /* Takes the value of an option; -EINVAL or -ERANGE when it is none. */
 typedef int (*option_parser)(const char *word, struct daemon_settings *settings, size_t offset);
 
-static int parse_directory(const char *word, struct daemon_settings *settings, size_t offset)
+static int parse_text(const char *word, struct daemon_settings *settings, size_t offset)
 {
 	if (word[0] == '\0')
 		return -EINVAL;
 	*(const char **)((char *)settings + offset) = word;
 	return 0;
-}
-
-static int parse_user(const char *word, struct daemon_settings *settings, size_t offset)
-{
-	return parse_directory(word, settings, offset);
 }
 
 static int parse_duration(const char *word, struct daemon_settings *settings, size_t offset)
@@ -129,7 +124,7 @@ struct option_entry {
 #define A_RELAY "auto, splice or copy"
 
 static const struct option_entry entries[] = {
-	{ DAEMON_SERVE, "services", "DIR", parse_directory, AT(router.services), "a directory",
+	{ DAEMON_SERVE, "services", "DIR", parse_text, AT(router.services), "a directory",
 	  "the services directory (default: $KAISO_SERVICES, else ./services)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "threads", "N", parse_threads, AT(router.threads),
 	  "a number from 1 to 256",
@@ -167,7 +162,10 @@ static const struct option_entry entries[] = {
 	  "the same from services to clients (default: auto)" },
 	{ DAEMON_SERVE, "no-verbs", NULL, parse_off, AT(router.has_verbs), NULL,
 	  "do not answer .kaiso/version, .kaiso/list and .kaiso/open" },
-	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_user, AT(router.user),
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "control", "PATH", parse_text, AT(router.control),
+	  "the path of a UNIX socket, or none",
+	  "where `kaiso status` and its like find this router, or none (default: control in\n$RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/kaiso, else none)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),
 	  "a user's name or number, perhaps with a group",
 	  "become that user once the addresses are taken (only root can)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "no-sandbox", NULL, parse_off, AT(router.has_sandbox), NULL,

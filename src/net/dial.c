@@ -99,6 +99,7 @@ void dial_init(struct dial *dial, struct loop *loop, uint64_t deadline_ms,
 {
 	*dial = (struct dial){ .loop = loop,
 			       .on_done = on_done,
+			       .begun_ms = loop->now_ms,
 			       .deadline_ms = deadline_ms,
 			       .keepalive_ms = LISTEN_KEEPALIVE_MS };
 	dial->watch = (struct loop_watch){ .on_events = dial_on_connected, .fd = -1 };

@@ -42,7 +42,8 @@ struct dial {
 	void (*on_done)(struct dial *dial, int result);
 	void *context;              /* the caller's */
 	struct loop_task free_task; /* the caller's: a dial may still be named by an event when it is over */
-	uint64_t deadline_ms;       /* UINT64_MAX for none */
+	uint64_t begun_ms;
+	uint64_t deadline_ms; /* UINT64_MAX for none */
 	uint64_t
 		keepalive_ms; /* of TCP: listen_set_keepalive(); dial_init() has a default, the caller may change it */
 	struct resolve_query *query;

@@ -422,3 +422,8 @@ enum relay_outcome relay_way_pump(struct relay_way *way, int source_fd, int sink
 	}
 	return RELAY_HAS_MORE;
 }
+
+uint64_t relay_way_payload(const struct relay_way *way)
+{
+	return (int64_t)way->bytes > 0 ? way->bytes : 0; /* what was preloaded counts from below zero */
+}

@@ -101,6 +101,9 @@ void relay_way_init(struct relay_way *way, bool is_tcp);
 /* Gives back what the way holds. */
 void relay_way_deinit(struct relay_way *way, struct relay_pool *pool);
 
+/* Of way->bytes, what was the source's own. */
+uint64_t relay_way_payload(const struct relay_way *way);
+
 /* The source's descriptor had events (EPOLLIN, EPOLLPRI, EPOLLRDHUP, EPOLLHUP, EPOLLERR). The source needs
  * SO_OOBINLINE (socket(7)) before the first byte is looked at, or urgent bytes are lost: those of TCP, and
  * those of UNIX sockets (Linux 5.15). */

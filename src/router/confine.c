@@ -22,26 +22,36 @@ static int confine_user(const char *user)
 	return r;
 }
 
-/* Socket files of ours are removed at the end. */
-static int confine_files(const struct listen_set *listeners)
-{
-	const char *directories[LISTEN_MAX];
-	char *copies[LISTEN_MAX];
-	size_t count = 0;
-	int r;
+struct directories {
+	const char *names[LISTEN_MAX + 1];
+	char *copies[LISTEN_MAX + 1];
+	size_t count;
+};
 
-	for (size_t i = 0; i < listeners->count; i++) {
-		const char *path = listeners->listeners[i].unix_path;
+static void add_directories(struct directories *directories, const struct listen_set *set)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		const char *path = set->listeners[i].unix_path;
 		char *copy = path ? strdup(path) : NULL;
 
 		if (!copy)
 			continue;
-		copies[count] = copy;
-		directories[count++] = dirname(copy);
+		directories->copies[directories->count] = copy;
+		directories->names[directories->count++] = dirname(copy);
 	}
-	r = sandbox_limit_files(upgrade_program(), directories, count);
-	while (count > 0)
-		free(copies[--count]);
+}
+
+/* Socket files of ours are removed at the end. */
+static int confine_files(const struct listen_set *listeners, const struct listen_set *control)
+{
+	struct directories directories = { .count = 0 };
+	int r;
+
+	add_directories(&directories, listeners);
+	add_directories(&directories, control);
+	r = sandbox_limit_files(upgrade_program(), directories.names, directories.count);
+	while (directories.count > 0)
+		free(directories.copies[--directories.count]);
 	return r;
 }
 
@@ -52,7 +62,8 @@ static void warn_missing(const char *what, int error)
 							       strerror(-error));
 }
 
-int confine(const struct router_options *options, const struct listen_set *listeners)
+int confine(const struct router_options *options, const struct listen_set *listeners,
+	    const struct listen_set *control)
 {
 	int files, calls, r = options->user ? confine_user(options->user) : 0;
 
@@ -67,7 +78,7 @@ int confine(const struct router_options *options, const struct listen_set *liste
 	r = sandbox_keep_privileges();
 	if (r < 0)
 		warn_missing("no_new_privs", r);
-	files = confine_files(listeners);
+	files = confine_files(listeners, control);
 	if (files < 0)
 		warn_missing("Landlock", files);
 	calls = sandbox_limit_calls();

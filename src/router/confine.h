@@ -13,6 +13,7 @@
  * made. What the kernel lacks is a warning in the log; a user that cannot be had is an error. 0 or a negative errno,
  * told in the log.
  */
-int confine(const struct router_options *options, const struct listen_set *listeners);
+int confine(const struct router_options *options, const struct listen_set *listeners,
+	    const struct listen_set *control);
 
 #endif

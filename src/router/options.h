@@ -30,6 +30,8 @@ struct router_options {
 	const char *user;           /* to become (sandbox_become_user()); borrowed; NULL: nobody else */
 	enum relay_mode relay_up;   /* from TCP clients towards their service */
 	enum relay_mode relay_down; /* and back */
+	const char
+		*control; /* path of the control socket, or "none"; borrowed. NULL: control_default_path() */
 	uint64_t request_timeout_ms;
 	uint64_t connect_timeout_ms;
 	uint64_t idle_timeout_ms;

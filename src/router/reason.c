@@ -44,6 +44,8 @@ const char *session_reason_name(enum session_reason reason)
 		return "no-memory";
 	case SESSION_SHUTDOWN:
 		return "shutdown";
+	case SESSION_CLOSED:
+		return "closed";
 	}
 	return "unknown";
 }
@@ -75,6 +77,7 @@ enum reply_code session_reason_reply(enum session_reason reason)
 	case SESSION_UNAVAILABLE:
 	case SESSION_NO_MEMORY:
 	case SESSION_SHUTDOWN:
+	case SESSION_CLOSED:
 		break;
 	}
 	return REPLY_UNAVAILABLE;

@@ -26,8 +26,9 @@ enum session_reason {
 	SESSION_LOOP,
 	SESSION_NO_MEMORY,
 	SESSION_SHUTDOWN, /* the router was told to end */
+	SESSION_CLOSED,   /* an operator ended it: `kaiso close` */
 };
-#define SESSION_REASON_COUNT (SESSION_SHUTDOWN + 1)
+#define SESSION_REASON_COUNT (SESSION_CLOSED + 1)
 
 /* The word of the log. Static. */
 const char *session_reason_name(enum session_reason reason);

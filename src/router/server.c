@@ -22,6 +22,7 @@
 #include "base/notify.h"
 #include "base/sandbox.h"
 #include "router/confine.h"
+#include "router/control.h"
 #include "router/upgrade.h"
 #include "router/worker.h"
 
@@ -43,6 +44,9 @@ struct server {
 	bool must_upgrade;
 	struct loop_watch signals;
 	struct loop_watch idle;
+	struct listen_set control_socket;
+	struct control *control; /* NULL: none */
+	struct report_source source;
 };
 
 uint64_t server_default_sessions(uint64_t descriptors, unsigned threads, unsigned max_pipes)
@@ -70,10 +74,26 @@ static void server_drain(struct server *server)
 	log_add_number(&line, "sessions", server->shared.limits.sessions);
 	log_end(&line);
 	notify_send("STOPPING=1");
-	server->is_draining = true;
+	server->is_draining = server->source.is_draining = true;
 	for (unsigned i = 0; i < server->count; i++)
 		worker_drain(&server->workers[i]);
 	listen_set_shut(server->shared.listeners);
+}
+
+static void server_ask_upgrade(void *context)
+{
+	struct server *server = context;
+
+	server->must_upgrade = true;
+	loop_stop(&server->workers[0].loop);
+}
+
+static void server_ask_drain(void *context)
+{
+	struct server *server = context;
+
+	if (!server->is_draining)
+		server_drain(server);
 }
 
 static void server_on_signal(struct loop_watch *watch, uint32_t events)
@@ -84,10 +104,9 @@ static void server_on_signal(struct loop_watch *watch, uint32_t events)
 	(void)events;
 	if (read(watch->fd, &info, sizeof(info)) != sizeof(info))
 		return;
-	if (info.ssi_signo == SIGUSR2) {
-		server->must_upgrade = true;
-		loop_stop(&server->workers[0].loop);
-	} else if (info.ssi_signo == SIGHUP)
+	if (info.ssi_signo == SIGUSR2)
+		server_ask_upgrade(server);
+	else if (info.ssi_signo == SIGHUP)
 		log_message(LOG_LEVEL_INFO,
 			    "nothing to reload: what there is to know is looked up for every client");
 	else if (server->is_draining)
@@ -212,6 +231,8 @@ static void server_upgrade(struct server *server)
 	server->must_upgrade = false;
 	if (server->is_draining) {
 		log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
+		if (server->control)
+			control_upgrade_refused(server->control, "the router is about to stop");
 		loop_resume(&server->workers[0].loop);
 		return;
 	}
@@ -222,6 +243,8 @@ static void server_upgrade(struct server *server)
 	log_add_string(&line, "reason", reason);
 	log_end(&line);
 	notify_send("READY=1");
+	if (server->control)
+		control_upgrade_refused(server->control, reason);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_resume(&server->workers[i]);
 	server_start_threads_again(server);
@@ -255,6 +278,43 @@ static void server_take_sessions(struct server *server)
 	log_end(&line);
 }
 
+/* ---- control ------------------------------------------------------------------------------------------ */
+
+/* Before the sandbox, which permits no new sockets' files. A path that was asked for must be had; the default one is
+ * a convenience. */
+static int server_take_control(struct server *server)
+{
+	const char *path = server->shared.options->control;
+	CLEANUP_FREE char *usual = path ? NULL : control_default_path();
+	char reason[LISTEN_REASON_SIZE];
+	int r;
+
+	if (upgrade_role() == UPGRADE_TAKES)
+		return upgrade_take_control(&server->control_socket);
+	if (!path && !usual)
+		return 0;
+	if (path && strcmp(path, "none") == 0)
+		return 0;
+	r = control_listen(&server->control_socket, path ? path : usual, reason, sizeof(reason));
+	if (r < 0)
+		log_message(path ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, "no control socket: %s%s", reason,
+			    path ? "" : "; --control names another place, or none");
+	return path ? r : 0;
+}
+
+static int server_start_control(struct server *server)
+{
+	const struct control_actions actions = { server_ask_drain, server_ask_upgrade, server };
+
+	server->source.workers = server->workers;
+	server->source.count = server->count;
+	clock_gettime(CLOCK_REALTIME, &server->source.started);
+	if (server->control_socket.count == 0)
+		return 0;
+	server->control = control_new(&server->source, &server->control_socket.listeners[0], &actions);
+	return server->control ? 0 : -ENOMEM;
+}
+
 static int server_init(struct server *server, const struct router_options *options,
 		       struct listen_set *listeners)
 {
@@ -275,7 +335,10 @@ static int server_init(struct server *server, const struct router_options *optio
 	r = server_take_signals(server);
 	if (r < 0)
 		return r;
-	r = confine(options, listeners);
+	server->shared.control = &server->control_socket;
+	r = server_take_control(server);
+	if (r == 0)
+		r = confine(options, listeners, &server->control_socket);
 	if (r < 0)
 		return r;
 	if (options->services) {
@@ -284,6 +347,9 @@ static int server_init(struct server *server, const struct router_options *optio
 			return -errno;
 	}
 	r = server_make_workers(server);
+	if (r < 0)
+		return r;
+	r = server_start_control(server);
 	if (r < 0)
 		return r;
 	if (upgrade_role() == UPGRADE_TAKES)
@@ -304,6 +370,12 @@ static void server_free(struct server *server)
 {
 	if (server->shared.lister)
 		lister_free(server->shared.lister);
+	for (unsigned i = 0; i < server->count; i++)
+		worker_do_jobs(&server->workers[i]);
+	if (server->count > 0)
+		worker_do_jobs(&server->workers[0]); /* the last of others' may have left one */
+	control_free(server->control);
+	listen_set_close(&server->control_socket);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_deinit(&server->workers[i]);
 	free(server->workers);

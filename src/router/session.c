@@ -241,6 +241,9 @@ static enum step session_take_request(struct session *session, const struct requ
 {
 	struct worker *worker = session->worker;
 
+	worker->stats.requests++;
+	if (!session->has_listed)
+		histogram_observe(&worker->stats.request_time, session_age_ms(session));
 	if (limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) != LIMIT_NONE) {
 		session->wants_verdict = request->kind == REQUEST_VERB_OPEN;
 		session->limit = LIMIT_ADDRESS_REQUESTS;
@@ -682,10 +685,13 @@ static void session_on_dialled(struct dial *dial, int result)
 	struct session *session = dial->context;
 
 	session_drop_dial(session);
-	if (result >= 0)
+	if (result >= 0) {
+		histogram_observe(&session->worker->stats.connect_time,
+				  session->worker->loop.now_ms - dial->begun_ms);
 		session_dialled(session, result);
-	else
+	} else {
 		session_fail(session, result);
+	}
 	session_run(session);
 }
 
@@ -923,6 +929,7 @@ static enum step session_begin_unix(struct session *session, int connection)
 		return session_retry_unix(session, session_connect_deadline(session));
 	if (connection < 0)
 		return session_fail(session, connection);
+	histogram_observe(&session->worker->stats.connect_time, 0);
 	session->backend.fd = connection;
 	socket_set_urgent_inline(connection, 1);
 	session->chain = NULL;
@@ -1106,6 +1113,36 @@ static void session_release(struct session *session)
 	}
 }
 
+/* Whether it came to a service. */
+static bool session_was_connected(const struct session *session, enum session_reason reason)
+{
+	return session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER;
+}
+
+static void session_count(const struct session *session, enum session_reason reason)
+{
+	struct worker *worker = session->worker;
+	const struct service *service = session->service;
+	struct stats *stats = &worker->stats;
+	struct service_stats *of_service = NULL;
+
+	worker->reason_counts[reason]++;
+	histogram_observe(&stats->duration, session_age_ms(session));
+	stats->sent += relay_way_payload(&session->up);
+	stats->received += relay_way_payload(&session->down);
+	if (service && service->kind != SERVICE_UNKNOWN)
+		of_service = stats_service(stats, service->path, service->path_length, service->hash,
+					   service->kind);
+	if (!of_service)
+		return;
+	if (session_was_connected(session, reason))
+		of_service->sessions++;
+	else
+		of_service->failures++;
+	of_service->sent += relay_way_payload(&session->up);
+	of_service->received += relay_way_payload(&session->down);
+}
+
 void session_end(struct session *session, enum session_reason reason)
 {
 	struct loop *loop = &session->worker->loop;
@@ -1119,7 +1156,7 @@ void session_end(struct session *session, enum session_reason reason)
 	session->client.events = 0;
 	session->backend.events = 0;
 	session_log_end(session, reason);
-	session->worker->reason_counts[reason]++;
+	session_count(session, reason);
 	session_release(session);
 	loop_timer_cancel(loop, &session->timer);
 	session_enter(session, SESSION_ENDED);

@@ -104,6 +104,18 @@ struct session {
  */
 int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed);
 
+/* Since its client was accepted. */
+uint64_t session_age_ms(const struct session *session);
+
+#define SESSION_ID_SIZE 32
+
+/* Tells it from all others that are open and from those of late: its descriptor's number and when it began. Returns
+ * text, terminated. */
+const char *session_id(const struct session *session, char text[static SESSION_ID_SIZE]);
+
+/* The state's word, for people. Static. */
+const char *session_state_name(enum session_state state);
+
 /* Ends the session now, in whatever state it is; it is freed after the current events. */
 void session_end(struct session *session, enum session_reason reason);
 

@@ -4,16 +4,47 @@
  */
 #include "router/session_log.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/macros.h"
 #include "router/worker.h"
 
-/* The bytes of a way that were the peer's own: what was preloaded counts from below zero. */
-static uint64_t way_bytes(const struct relay_way *way)
+uint64_t session_age_ms(const struct session *session)
 {
-	return (int64_t)way->bytes > 0 ? way->bytes : 0;
+	return (session->worker->loop.now_ms - session->started_ms) & SESSION_STARTED_MASK;
+}
+
+const char *session_id(const struct session *session, char text[static SESSION_ID_SIZE])
+{
+	snprintf(text, SESSION_ID_SIZE, "%d-%" PRIx64, session->client.fd,
+		 (uint64_t)session->started_ms & UINT64_C(0xffffffff));
+	return text;
+}
+
+const char *session_state_name(enum session_state state)
+{
+	switch (state) {
+	case SESSION_REQUEST:
+		return "request";
+	case SESSION_REPLY:
+		return "reply";
+	case SESSION_LOOKUP:
+		return "lookup";
+	case SESSION_DIAL:
+		return "dial";
+	case SESSION_VERDICT:
+		return "verdict";
+	case SESSION_HANDOVER:
+		return "handover";
+	case SESSION_RELAY:
+		return "relay";
+	case SESSION_ENDED:
+		break;
+	}
+	return "ended";
 }
 
 void session_log_end(const struct session *session, enum session_reason reason)
@@ -29,10 +60,9 @@ void session_log_end(const struct session *session, enum session_reason reason)
 		log_add_string(&line, "kind", service_kind_name(service->kind));
 		log_add_string(&line, "target", service->target);
 	}
-	log_add_number(&line, "sent", way_bytes(&session->up));
-	log_add_number(&line, "received", way_bytes(&session->down));
-	log_add_ms(&line, "duration",
-		   (session->worker->loop.now_ms - session->started_ms) & SESSION_STARTED_MASK);
+	log_add_number(&line, "sent", relay_way_payload(&session->up));
+	log_add_number(&line, "received", relay_way_payload(&session->down));
+	log_add_ms(&line, "duration", session_age_ms(session));
 	if (session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER)
 		log_add_string(&line, "mode", reason == SESSION_HANDED_OVER ? "handover" : "relay");
 	log_add_string(&line, "reason", session_reason_name(reason));

@@ -178,6 +178,8 @@ static int check_field(const struct field *field, void *context)
 		return field_number(field, &upgrade.sandbox);
 	case STATE_LISTENER:
 		return ++check->listeners > LISTEN_MAX ? -EPROTO : listener_image_read(&listener, field);
+	case STATE_CONTROL:
+		return listener_image_read(&listener, field);
 	case STATE_LIST:
 		check->lists++;
 		return 0;
@@ -302,13 +304,44 @@ struct listeners_taker {
 	const char **services;
 };
 
+static int add_listener(struct listen_set *set, const struct listener_image *image)
+{
+	const struct image_bytes *path = &image->texts[LISTENER_UNIX_PATH];
+	struct listener *listener;
+
+	if (set->count == LISTEN_MAX)
+		return -EPROTO;
+	listener = &set->listeners[set->count++];
+	*listener = (struct listener){ .fd = (int)image->numbers[LISTENER_FD],
+				       .is_inherited = image->numbers[LISTENER_IS_INHERITED] != 0,
+				       .unix_device = image->numbers[LISTENER_UNIX_DEVICE],
+				       .unix_inode = image->numbers[LISTENER_UNIX_INODE] };
+	if (path->length > 0)
+		listener->unix_path = text_copy(path->bytes, path->length);
+	return fcntl(listener->fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
+}
+
+static int take_control(const struct field *field, void *context)
+{
+	struct listener_image image;
+	int r;
+
+	if (field->tag != STATE_CONTROL)
+		return 0;
+	r = listener_image_read(&image, field);
+	return r < 0 ? r : add_listener(context, &image);
+}
+
+int upgrade_take_control(struct listen_set *control)
+{
+	return state_walk(upgrade.state, upgrade.length, take_control, control);
+}
+
 static int take_listener(const struct field *field, void *context)
 {
 	struct listeners_taker *taker = context;
 	struct listener_image image;
-	const struct image_bytes *path = &image.texts[LISTENER_UNIX_PATH];
 	const struct image_bytes *service = &image.texts[LISTENER_SERVICE];
-	struct listener *listener;
 	uint64_t dropped;
 	int r;
 
@@ -328,21 +361,12 @@ static int take_listener(const struct field *field, void *context)
 	r = listener_image_read(&image, field);
 	if (r < 0)
 		return r;
-	if (taker->listeners->count == LISTEN_MAX)
-		return -EPROTO;
-	if (taker->services) {
+	if (taker->services && taker->listeners->count < LISTEN_MAX) {
 		taker->services[taker->listeners->count] = text_copy(service->bytes, service->length);
 		if (!taker->services[taker->listeners->count])
 			return -ENOMEM;
 	}
-	listener = &taker->listeners->listeners[taker->listeners->count++];
-	*listener = (struct listener){ .fd = (int)image.numbers[LISTENER_FD],
-				       .is_inherited = image.numbers[LISTENER_IS_INHERITED] != 0,
-				       .unix_device = image.numbers[LISTENER_UNIX_DEVICE],
-				       .unix_inode = image.numbers[LISTENER_UNIX_INODE] };
-	if (path->length > 0)
-		listener->unix_path = text_copy(path->bytes, path->length);
-	return fcntl(listener->fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
+	return add_listener(taker->listeners, &image);
 }
 
 int upgrade_take_listeners(struct listen_set *listeners, const char **services)
@@ -451,25 +475,35 @@ static void write_text(struct fields_writer *writer, uint16_t tag, const char *t
 	fields_put(writer, tag, text, strlen(text));
 }
 
+/* service: what it exposes, or NULL. */
+static void write_listener(struct fields_writer *writer, enum state_tag tag, const struct listener *listener,
+			   const char *service)
+{
+	struct fields_writer own = { 0 };
+
+	fields_put_number(&own, LISTENER_FD, (uint64_t)listener->fd);
+	fields_put_number(&own, LISTENER_IS_INHERITED, listener->is_inherited);
+	if (listener->unix_path) {
+		write_text(&own, LISTENER_UNIX_PATH, listener->unix_path);
+		fields_put_number(&own, LISTENER_UNIX_DEVICE, listener->unix_device);
+		fields_put_number(&own, LISTENER_UNIX_INODE, listener->unix_inode);
+	}
+	if (service)
+		write_text(&own, LISTENER_SERVICE, service);
+	fields_put(writer, (uint16_t)tag, own.bytes, own.length);
+	writer->has_failed = writer->has_failed || own.has_failed;
+	free(own.bytes);
+}
+
 static void write_listeners(struct fields_writer *writer, const struct worker_shared *shared)
 {
-	for (size_t i = 0; i < shared->listeners->count; i++) {
-		const struct listener *listener = &shared->listeners->listeners[i];
-		struct fields_writer own = { 0 };
+	const struct router_exposure *exposure = shared->options->exposure;
 
-		fields_put_number(&own, LISTENER_FD, (uint64_t)listener->fd);
-		fields_put_number(&own, LISTENER_IS_INHERITED, listener->is_inherited);
-		if (listener->unix_path) {
-			write_text(&own, LISTENER_UNIX_PATH, listener->unix_path);
-			fields_put_number(&own, LISTENER_UNIX_DEVICE, listener->unix_device);
-			fields_put_number(&own, LISTENER_UNIX_INODE, listener->unix_inode);
-		}
-		if (shared->options->exposure)
-			write_text(&own, LISTENER_SERVICE, shared->options->exposure->services[i]);
-		fields_put(writer, STATE_LISTENER, own.bytes, own.length);
-		writer->has_failed = writer->has_failed || own.has_failed;
-		free(own.bytes);
-	}
+	for (size_t i = 0; i < shared->listeners->count; i++)
+		write_listener(writer, STATE_LISTENER, &shared->listeners->listeners[i],
+			       exposure ? exposure->services[i] : NULL);
+	for (size_t i = 0; i < shared->control->count; i++)
+		write_listener(writer, STATE_CONTROL, &shared->control->listeners[i], NULL);
 }
 
 static void write_log(struct fields_writer *writer)
@@ -782,10 +816,13 @@ static int set_flags(const struct session_image *image, void *context)
 static void keep_descriptors(struct worker *workers, unsigned count, int state_fd, bool are_kept)
 {
 	const struct listen_set *listeners = workers[0].shared->listeners;
+	const struct listen_set *control = workers[0].shared->control;
 	int flags = are_kept ? 0 : FD_CLOEXEC;
 
 	for (size_t i = 0; i < listeners->count; i++)
 		fcntl(listeners->listeners[i].fd, F_SETFD, flags);
+	for (size_t i = 0; i < control->count; i++)
+		fcntl(control->listeners[i].fd, F_SETFD, flags);
 	fcntl(state_fd, F_SETFD, flags);
 	each_session(workers, count, set_flags, &flags);
 }

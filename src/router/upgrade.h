@@ -36,6 +36,7 @@ enum state_tag {
 	STATE_SANDBOX,  /* number: SANDBOX_REVISION of the sandbox that the process is in */
 	STATE_LOG_TAIL, /* text: of a line that the log's reader has taken in part */
 	STATE_LOG_OWED, /* number: lines that were dropped, and not told yet */
+	STATE_CONTROL,  /* fields of enum listener_tag: the control socket */
 	STATE_TAGS,
 };
 
@@ -64,6 +65,9 @@ int upgrade_answer(void);
 /* TAKES: the listeners, and for each, when services is not NULL, the service it exposes (as they are for good). 0
  * or a negative errno. */
 int upgrade_take_listeners(struct listen_set *listeners, const char **services);
+
+/* TAKES: the control socket, when there is one. 0 or a negative errno. */
+int upgrade_take_control(struct listen_set *control);
 
 /* TAKES: makes the sessions, on workers that do not run yet. How many there are; those that could not be made, for
  * lack of memory, are closed and counted in *lost. */

@@ -71,6 +71,7 @@ int worker_init(struct worker *worker, struct worker_shared *shared)
 	worker->accept_timer.on_expire = worker_on_accept_timer;
 	list_init(&worker->sessions);
 	list_init(&worker->mailbox);
+	list_init(&worker->jobs);
 	pthread_mutex_init(&worker->mailbox_mutex, NULL);
 	r = worker_init_parts(worker);
 	if (r < 0)
@@ -114,6 +115,7 @@ void worker_deinit(struct worker *worker)
 		loop_run_out(&worker->loop);
 		loop_deinit(&worker->loop);
 	}
+	stats_deinit(&worker->stats);
 	relay_pool_deinit(&worker->pool);
 	cleanup_close(&worker->wake.fd);
 	cleanup_close(&worker->spare_fd);
@@ -331,6 +333,30 @@ void worker_post(struct worker *worker, struct lister_wish *wish)
 	worker_wake(worker);
 }
 
+void worker_run(struct worker *worker, struct worker_job *job)
+{
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	list_append(&worker->jobs, &job->link);
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	worker_wake(worker);
+}
+
+void worker_do_jobs(struct worker *worker)
+{
+	struct list jobs;
+
+	list_init(&jobs);
+	pthread_mutex_lock(&worker->mailbox_mutex);
+	list_splice(&jobs, &worker->jobs);
+	pthread_mutex_unlock(&worker->mailbox_mutex);
+	while (!list_is_empty(&jobs)) {
+		struct worker_job *job = CONTAINER_OF(jobs.next, struct worker_job, link);
+
+		list_remove(&job->link);
+		job->run(worker, job);
+	}
+}
+
 void worker_drain(struct worker *worker)
 {
 	pthread_mutex_lock(&worker->mailbox_mutex);
@@ -416,6 +442,7 @@ static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 	must_halt = worker->must_halt;
 	pthread_mutex_unlock(&worker->mailbox_mutex);
 	worker_empty_mailbox(worker);
+	worker_do_jobs(worker);
 	if (must_drain && !worker->is_draining)
 		worker_begin_drain(worker);
 	if (must_stop)

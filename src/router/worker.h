@@ -23,12 +23,14 @@
 #include "router/lister.h"
 #include "router/options.h"
 #include "router/session.h"
+#include "router/stats.h"
 #include "router/turns.h"
 
 /* What all workers share. Owned by the server; each part is thread safe or constant. */
 struct worker_shared {
 	const struct router_options *options;
 	struct listen_set *listeners;
+	struct listen_set *control; /* of one listener, or none */
 	struct limits limits;
 	struct chains chains;
 	struct turns turns;
@@ -44,6 +46,12 @@ struct worker_listener {
 	struct service *service; /* exposed: what its clients get; a reference. NULL: they say */
 };
 
+/* What another thread wants done on a worker's own thread. It is the caller's storage until it has run. */
+struct worker_job {
+	struct list link;
+	void (*run)(struct worker *worker, struct worker_job *job);
+};
+
 struct worker {
 	struct worker_shared *shared;
 	pthread_t thread;
@@ -54,6 +62,7 @@ struct worker {
 	struct list sessions;
 	uint64_t reason_counts[SESSION_REASON_COUNT];
 	uint64_t refused_count; /* clients closed at once, with reason limit */
+	struct stats stats;
 	bool is_draining;
 	bool is_done; /* counted out of busy_workers */
 	struct loop_timer drain_timer;
@@ -62,8 +71,9 @@ struct worker {
 	struct loop_timer accept_timer; /* armed while accepting pauses */
 	int spare_fd;                   /* given up to accept and close a client when descriptors are short */
 	struct loop_watch wake;         /* eventfd(2) of the mailbox */
-	pthread_mutex_t mailbox_mutex;  /* guards the four below */
+	pthread_mutex_t mailbox_mutex;  /* guards the five below */
 	struct list mailbox;            /* wishes that the lister has done */
+	struct list jobs;
 	bool must_drain;
 	bool must_stop;
 	bool must_halt;
@@ -84,6 +94,10 @@ void worker_drain(struct worker *worker); /* accept nobody any more, let session
 void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run() */
 void worker_halt(struct worker *worker);  /* leave loop_run() with all sessions as they are */
 void worker_post(struct worker *worker, struct lister_wish *wish);
+void worker_run(struct worker *worker, struct worker_job *job);
+
+/* Does the jobs that wait. For the end, when its thread has ended; else the worker does it itself. */
+void worker_do_jobs(struct worker *worker);
 
 /* After sessions were restored, all of them, on all workers, and before the thread: see session_go_on(). */
 void worker_go_on(struct worker *worker);
