@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,25 @@ def test_services_are_hardened(name):
         capture_output=True, text=True, timeout=DEADLINE, check=False, env=clean_environment(),
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@unit_alone
+def test_installed_below_the_prefix(tmp_path):
+    """All of it, and the units start what is installed with them."""
+    subprocess.run(
+        ["meson", "install", "-C", Path(KAISO).parent, "--no-rebuild", "--quiet", "--destdir", tmp_path],
+        check=True, timeout=DEADLINE, capture_output=True, env=clean_environment(),
+    )
+    program = next(tmp_path.rglob("bin/kaiso"))
+    prefix = program.parent.parent
+    assert all(path.is_dir() or prefix in path.parents for path in tmp_path.rglob("*"))
+    for directory in ("lib/systemd/system", "lib/systemd/user"):
+        for name in SERVICES:
+            text = (prefix / directory / name).read_text()
+            assert f"ExecStart=/{program.relative_to(tmp_path)} " in text and "@bindir@" not in text
+        assert (prefix / directory / "kaiso.socket").exists()
+    for path in ("lib/sysusers.d/kaiso.conf", "lib/tmpfiles.d/kaiso.conf"):
+        assert (prefix / path).read_text()
 
 
 def named_calls():
