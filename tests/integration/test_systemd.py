@@ -255,11 +255,12 @@ class Thread:
 
 
 def threads_of(router):
-    return sorted(int(number) for number in os.listdir(f"/proc/{router.pid}/task"))
+    """In the order in which they were made, as the kernel keeps them; numbers may begin anew."""
+    return [int(number) for number in os.listdir(f"/proc/{router.pid}/task")]
 
 
 def test_the_watchdog_is_fed(new_router, manager):
-    """Several times within the interval, by an idle router and a busy one, and by the program after an upgrade."""
+    """Four times within the interval, by an idle router, and by the program after an upgrade."""
     router = new_router("--threads", "3", env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "400000"})
     assert manager.expect("READY")
     for _ in range(2):
@@ -267,7 +268,7 @@ def test_the_watchdog_is_fed(new_router, manager):
         begin = time.monotonic()
         for _ in range(8):
             assert manager.receive() == {"WATCHDOG": "1"}
-        assert time.monotonic() - begin < (20 if IS_SANITIZED else 4)
+        assert time.monotonic() - begin > 0.6, "a message each 100 ms, and no more"
         router.signal(signal.SIGUSR2)
         assert manager.expect("RELOADING")
         assert manager.expect("READY")
@@ -285,6 +286,20 @@ def test_a_hung_thread_is_seen(new_router, manager, which):
         manager.drain()
         assert manager.is_silent(1)
     assert manager.receive() == {"WATCHDOG": "1"}
+
+
+def test_a_lister_that_takes_its_time_is_no_fault(new_router, manager):
+    """Its disk may be slow; everybody else is served."""
+    router = new_router("--threads", "2", env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "400000"})
+    manager.expect("READY")
+    router.echo("foo")
+    with Thread(threads_of(router)[1]):  # made before the second worker
+        client = router.connect().send(b"\n")
+        manager.drain()
+        for _ in range(8):
+            assert manager.receive() == {"WATCHDOG": "1"}
+        router.open("foo").exchange(b"hello")
+    assert client.receive_list() == b"foo\r\n\r\n"
 
 
 @pytest.mark.parametrize("variables", [
