@@ -79,7 +79,7 @@ def test_installed_below_the_prefix(tmp_path):
     """All of it, and the units start what is installed with them."""
     subprocess.run(
         ["meson", "install", "-C", Path(KAISO).parent, "--no-rebuild", "--quiet", "--destdir", tmp_path],
-        check=True, timeout=DEADLINE, capture_output=True, env=clean_environment(),
+        check=True, timeout=6 * DEADLINE, capture_output=True, env=clean_environment(),
     )
     program = next(tmp_path.rglob("bin/kaiso"))
     prefix = program.parent.parent
