@@ -114,7 +114,10 @@ def test_filter_permits_what_the_sources_name(name):
 def test_filter_permits_what_a_router_does(new_router, tmp_path):
     """From its start over an upgrade to its end."""
     trace = tmp_path / "trace"
-    router = new_router(wrapper=("strace", "-D", "-f", "-qq", "-o", str(trace)))
+    router = new_router(
+        wrapper=("strace", "-D", "-f", "-qq", "-o", str(trace)), env={"RUNTIME_DIRECTORY": str(tmp_path)},
+    )
+    assert (tmp_path / "control").is_socket()
     router.echo("foo")
     router.describe("far", "localhost:1\n")
     with router.open("far") as client:
