@@ -101,7 +101,7 @@ static void lose(struct top *top, int error)
 	if (top->asked == ASKED_CLOSE)
 		tell(top, "the router went away before it said whether the session is closed");
 	if (!top->has_answered)
-		snprintf(top->view.trouble, sizeof(top->view.trouble), "%s; trying again", words_of(error));
+		snprintf(top->view.trouble, sizeof(top->view.trouble), "trying again: %s", words_of(error));
 	top->asked_ms = clock_now_ms() + (top->has_answered ? 0 : RETRY_MS);
 	top->asked = ASKED_NOTHING;
 	top->has_answered = false;
@@ -114,7 +114,7 @@ static void connect_again(struct top *top)
 	top->asked_ms = clock_now_ms();
 	if (control_client_open(&top->client, top->settings->path, reason, sizeof(reason)) == 0)
 		return;
-	snprintf(top->view.trouble, sizeof(top->view.trouble), "%.480s; trying again", reason);
+	snprintf(top->view.trouble, sizeof(top->view.trouble), "trying again: %.480s", reason);
 	top->asked_ms += RETRY_MS;
 }
 

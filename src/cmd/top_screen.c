@@ -18,6 +18,7 @@
 #define SECONDS_A_MINUTE 60
 #define SECONDS_AN_HOUR 3600
 #define SECONDS_A_DAY 86400
+#define AGE_MAX 86400e9
 
 /* ---- numbers --------------------------------------------------------------------------------------- */
 
@@ -51,7 +52,7 @@ const char *top_screen_count(uint64_t count, char text[static TOP_NUMBER_SIZE])
 
 const char *top_screen_age(double seconds, char text[static TOP_NUMBER_SIZE])
 {
-	uint64_t whole = seconds > 0 ? (uint64_t)seconds : 0;
+	uint64_t whole = seconds > 0 ? (uint64_t)MIN(seconds, AGE_MAX) : 0;
 	uint64_t days = whole / SECONDS_A_DAY, hours = whole / SECONDS_AN_HOUR % 24;
 	uint64_t minutes = whole / SECONDS_A_MINUTE % 60;
 
@@ -257,27 +258,35 @@ static void draw_row(struct top_page *page, int line, const struct layout *layou
 	}
 }
 
+static const char *sort_mark(const struct top_page *page, const struct top_table *table)
+{
+	if (page->has_blocks)
+		return table->is_reversed ? "\u25b2" : "\u25bc";
+	return table->is_reversed ? "^" : "v";
+}
+
 static void draw_title(struct top_page *page, int line, const struct layout *layout,
 		       const struct top_table *table, bool is_focus)
 {
-	const char *mark = table->is_reversed ? (page->has_blocks ? "\u25b2" : "^") :
-						(page->has_blocks ? "\u25bc" : "v");
 	enum top_style style = is_focus ? TOP_TITLE_FOCUS : TOP_TITLE;
-	char text[64];
 
 	top_page_restyle(page, line, style);
 	for (size_t i = 0; i < layout->count; i++) {
 		const struct column *column = layout->columns[i];
 		bool is_sorted = column->column == table->column;
+		int place = layout->places[i], width = layout->widths[i], end = place + width;
 
-		snprintf(text, sizeof(text), "%s%s", column->title, is_sorted ? mark : "");
-		if (column->is_right)
-			/* The mark has the gap to stand in. */
-			top_page_put_right(page, line, layout->places[i] - GAP, layout->widths[i] + GAP,
-					   style + is_sorted, text);
+		if (!column->is_right)
+			end = place +
+			      top_page_put(page, line, place, width, style + is_sorted, column->title);
+		else if (end < page->columns || !is_sorted)
+			top_page_put_right(page, line, place, width, style + is_sorted, column->title);
 		else
-			top_page_put(page, line, layout->places[i], layout->widths[i] + GAP,
-				     style + is_sorted, text);
+			/* At the edge the mark has no gap behind it to stand in, but one before. */
+			top_page_put_right(page, line, --end - width, width, style + is_sorted,
+					   column->title);
+		if (is_sorted)
+			top_page_put(page, line, end, 1, style + is_sorted, sort_mark(page, table));
 	}
 }
 

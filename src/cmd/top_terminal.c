@@ -107,6 +107,10 @@ void top_terminal_end(void)
 {
 	if (!screen)
 		return;
+	/* Terminals that have no second screen keep what is there, and are written on from here. */
+	move(LINES - 1, 0);
+	clrtoeol();
+	refresh();
 	endwin();
 	delscreen(STEAL_PTR(screen));
 }
