@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
@@ -318,11 +319,10 @@ int worker_listen(struct worker *worker)
 
 static void worker_wake(struct worker *worker)
 {
-	static const uint64_t one = 1;
+	int r = fd_raise_event(worker->wake.fd);
 
-	/* Fails only when the counter is full, and then the worker is awake anyway. */
-	if (write(worker->wake.fd, &one, sizeof(one)) < 0)
-		return;
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot wake a thread: %s", strerror(-r));
 }
 
 void worker_post(struct worker *worker, struct lister_wish *wish)
@@ -404,14 +404,14 @@ void worker_ask(struct worker *worker, unsigned question)
 
 void worker_session_gone(struct worker *worker)
 {
-	static const uint64_t one = 1;
+	int r;
 
 	if (!worker->is_draining || worker->is_done || !list_is_empty(&worker->sessions))
 		return;
 	worker->is_done = true;
-	if (--worker->shared->busy_workers == 0 && write(worker->shared->idle_fd, &one, sizeof(one)) < 0)
-		log_message(LOG_LEVEL_ERROR, "cannot tell that the last session has ended: %s",
-			    strerror(errno));
+	r = --worker->shared->busy_workers == 0 ? fd_raise_event(worker->shared->idle_fd) : 0;
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot tell that the last session has ended: %s", strerror(-r));
 }
 
 static void worker_on_drain_timer(struct loop_timer *timer)
