@@ -1079,12 +1079,11 @@ static void session_close_manner(struct session *session, enum session_reason re
 {
 	if (reason == SESSION_IDLE_TIMEOUT && session->up.held_bytes == 0 && session->down.held_bytes == 0)
 		return;
-	if (session->state == SESSION_RELAY) {
-		if (reason != SESSION_DONE && reason != SESSION_SERVICE_RESET)
-			socket_reset_on_close(session->backend.fd);
-		if (reason != SESSION_DONE && reason != SESSION_CLIENT_RESET)
-			socket_reset_on_close(session->client.fd);
-	} else if (reason != SESSION_HANDED_OVER) {
+	if (session->state == SESSION_RELAY && reason != SESSION_DONE) {
+		/* Also the one that counts as lost: perhaps it was only the system that could not read from it. */
+		socket_reset_on_close(session->backend.fd);
+		socket_reset_on_close(session->client.fd);
+	} else if (session->state != SESSION_RELAY && reason != SESSION_HANDED_OVER) {
 		session_discard_input(session);
 	}
 }
