@@ -22,6 +22,7 @@
 SANDBOX_CALLS("accept", "accept4", "eventfd2");
 
 #define ACCEPT_BATCH 16u
+#define ACCEPT_FAILURES_MAX 64u /* one after the other: then it is more than single clients that are gone */
 #define ACCEPT_PAUSE_MS 100
 #define PEERS_CHECK_MIN_MS 1000
 
@@ -257,8 +258,14 @@ static bool worker_accept_one(struct worker_listener *listener)
 	int fd = worker_accept(listener->watch.fd, &peer);
 
 	if (fd >= 0) {
+		listener->failures = 0;
 		worker_admit(listener, fd, &peer);
 		return true;
+	}
+	if (fd != -EAGAIN && ++listener->failures == ACCEPT_FAILURES_MAX) {
+		listener->failures = 0;
+		worker_pause_accepting(worker);
+		return false;
 	}
 	switch (-fd) {
 	case EAGAIN:
