@@ -15,13 +15,10 @@
 #include <libgen.h>
 #include <limits.h>
 #include <link.h>
-#include <linux/filter.h>
 #include <linux/landlock.h>
-#include <linux/seccomp.h>
 #include <pwd.h>
 #include <seccomp.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -231,97 +228,32 @@ extern const char *const sandbox_calls_first[] __asm__("__start_sandbox_calls")
 extern const char *const sandbox_calls_end[] __asm__("__stop_sandbox_calls")
 	__attribute__((visibility("hidden")));
 
-#define CALLS_MAX 256
-#define STEPS_MAX (5 * CALLS_MAX) /* a search over them takes less */
-
-struct call {
-	uint32_t number;
-	uint32_t action;
-};
-
-/*
- * A search for the call's number, halving what is left with each step, in a program of classic BPF (seccomp(2)).
- * libseccomp would make one too, but its 2.5.4 crashes when memory is short, or makes one that kills its caller; here
- * nothing is allocated.
- */
-struct filter {
-	struct sock_filter steps[STEPS_MAX];
-	unsigned short length;
-};
-
-static void filter_put(struct filter *filter, uint16_t code, uint32_t operand, uint8_t if_true,
-		       uint8_t if_false)
+/* Names that this architecture, or this version of the library, does not have are no loss. */
+static int permit_call(scmp_filter_ctx filter, const char *name)
 {
-	filter->steps[filter->length++] =
-		(struct sock_filter){ .code = code, .jt = if_true, .jf = if_false, .k = operand };
-}
+	int number = seccomp_syscall_resolve_name(name);
 
-static void filter_put_search(struct filter *filter, const struct call *calls, size_t count)
-{
-	size_t half = count / 2;
-	unsigned short jump;
-
-	if (count == 1) {
-		filter_put(filter, BPF_JMP | BPF_JEQ | BPF_K, calls[0].number, 0, 1);
-		filter_put(filter, BPF_RET | BPF_K, calls[0].action, 0, 0);
-		filter_put(filter, BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM, 0, 0);
-		return;
-	}
-	filter_put(filter, BPF_JMP | BPF_JGE | BPF_K, calls[half].number, 0, 1);
-	jump = filter->length;
-	filter_put(filter, BPF_JMP | BPF_JA, 0, 0, 0);
-	filter_put_search(filter, calls, half);
-	filter->steps[jump].k = filter->length - jump - 1u;
-	filter_put_search(filter, calls + half, count - half);
-}
-
-static void filter_make(struct filter *filter, const struct call *calls, size_t count)
-{
-	filter->length = 0;
-	filter_put(filter, BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch), 0, 0);
-	filter_put(filter, BPF_JMP | BPF_JEQ | BPF_K, seccomp_arch_native(), 1, 0);
-	filter_put(filter, BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS, 0, 0);
-	filter_put(filter, BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr), 0, 0);
-	filter_put_search(filter, calls, count);
-}
-
-static int call_compare(const void *left, const void *right)
-{
-	const struct call *one = left, *other = right;
-
-	return one->number < other->number ? -1 : one->number > other->number;
-}
-
-/* In order, and each once. Names that this architecture, or this version of the library, does not have are no
- * loss. */
-static size_t calls_list(struct call calls[static CALLS_MAX])
-{
-	size_t count = 0, kept = 0;
-
-	/* The C library then takes clone(2). */
-	calls[count++] = (struct call){ SYS_clone3, SECCOMP_RET_ERRNO | ENOSYS };
-	for (const char *const *name = sandbox_calls_first; name < sandbox_calls_end; name++) {
-		int number = *name ? seccomp_syscall_resolve_name(*name) : -1;
-
-		if (number >= 0 && count < CALLS_MAX)
-			calls[count++] = (struct call){ (uint32_t)number, SECCOMP_RET_ALLOW };
-	}
-	qsort(calls, count, sizeof(*calls), call_compare);
-	for (size_t i = 0; i < count; i++) {
-		if (kept == 0 || calls[i].number != calls[kept - 1].number)
-			calls[kept++] = calls[i];
-	}
-	return kept;
+	return number < 0 ? 0 : seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
 }
 
 int sandbox_limit_calls(void)
 {
-	static struct call calls[CALLS_MAX];
-	static struct filter filter;
-	struct sock_fprog program = { .filter = filter.steps };
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+	int r = filter ? 0 : -ENOMEM;
 
-	filter_make(&filter, calls, calls_list(calls));
-	program.len = filter.length;
-	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0 ? 0 : -errno;
+	for (const char *const *name = sandbox_calls_first; r == 0 && name < sandbox_calls_end; name++) {
+		if (*name)
+			r = permit_call(filter, *name);
+	}
+	/* The C library then takes clone(2). */
+	if (r == 0)
+		r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+	if (r == 0)
+		r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+	if (r == 0)
+		r = seccomp_load(filter);
+	if (filter)
+		seccomp_release(filter);
+	return r;
 }
 #endif
