@@ -6,10 +6,10 @@ import socket
 import threading
 import time
 
-UPGRADE_PAUSE = (0.5, 6)
-DIRECTORY_PAUSE = (0.2, 2)
-SERVICE_PAUSE = (0.5, 4)
-LIMIT_PAUSE = (6, 20)
+UPGRADE_PAUSE = (0.2, 4)
+DIRECTORY_PAUSE = (0.1, 1.5)
+SERVICE_PAUSE = (0.3, 3)
+LIMIT_PAUSE = (3, 12)
 BURST = 120
 
 
