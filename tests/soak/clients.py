@@ -17,7 +17,8 @@ from harness.router import KAISO, clean_environment
 from harness.stream import format_address
 from harness.services import connect_unix
 
-REQUEST_TIMEOUT = 12.0  # of the routers; the soak sets it
+REQUEST_TIMEOUT, IDLE_TIMEOUT = 12.0, 20.0  # of the routers; the soak sets them
+LATE_SECONDS = 10.0  # by which a time limit may come late on a busy machine
 REPORT_SECONDS = 30.0
 MIB = 1 << 20
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(190))
@@ -595,12 +596,26 @@ def silent(call):
     begin = time.monotonic()
     call.send(call.rng.choice((b"", b"x", b"unix-stead")))
     call.expect_nothing()
-    seconds = time.monotonic() - begin
-    if seconds < REQUEST_TIMEOUT - 0.5:
-        raise Refused(f"a silent client was closed after {seconds:.1f} s")
-    if seconds > REQUEST_TIMEOUT + 10:
-        raise Wrong(f"a silent client was closed after {seconds:.1f} s only")
+    _judge_time(time.monotonic() - begin, REQUEST_TIMEOUT, Refused)
     return "timed out"
+
+
+def idle(call):
+    """A session in which nothing moves any more; the same."""
+    services = [service for service in call.soak.fleet.services if not service.is_handed_over]
+    call.choose(services=services).open("echo", up=1000)
+    call.exchange(1000)
+    begin = time.monotonic()
+    call.expect_nothing()
+    _judge_time(time.monotonic() - begin, IDLE_TIMEOUT, lambda text: Cut(text, False))
+    return "timed out"
+
+
+def _judge_time(seconds, limit, too_early):
+    if seconds < limit - 0.5:
+        raise too_early(f"the router closed after {seconds:.1f} s")
+    if seconds > limit + LATE_SECONDS:
+        raise Wrong(f"the router closed after {seconds:.1f} s only")
 
 
 # ---- by the tools
@@ -667,7 +682,7 @@ KINDS = (
     ("resets", resets, 10), ("aborts", aborts, 10), ("service resets", service_resets, 4),
     ("service leaves", service_leaves, 4), ("stalls", stalls, 3), ("lists", lists, 5), ("slow lists", slow_lists, 3),
     ("unread lists", unread_lists, 3), ("words", words, 5), ("refused, garbage", refused, 8), ("half a line", half_line, 2),
-    ("silent", silent, 1), ("kaiso connect", connect_tool, 2), ("connect --fdpass", fdpass_tool, 2),
+    ("silent", silent, 1), ("idle", idle, 1), ("kaiso connect", connect_tool, 2), ("connect --fdpass", fdpass_tool, 2),
 )
 
 

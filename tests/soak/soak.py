@@ -78,7 +78,8 @@ class Soak:
             clients.keep_kinds(self.options.kinds.split(","))
         self.fleet.lay_out()
         self.fleet.start()
-        options = ("--request-timeout", f"{clients.REQUEST_TIMEOUT:g}s", "--connect-timeout", "8s", "--threads", "2")
+        common = ("--idle-timeout", f"{clients.IDLE_TIMEOUT:g}s", "--connect-timeout", "8s", "--threads", "2")
+        options = ("--request-timeout", f"{clients.REQUEST_TIMEOUT:g}s", *common)
         socket_path = self.root / "router.sock"
         constant = SoakRouter(*options, services=self.fleet.link).begin(self.world, "constant")
         self.fleet.describe_far(constant.port)
@@ -87,7 +88,7 @@ class Soak:
         self.fleet.put("loop", f"{changing.addresses[0]} loop\n")
         exposed = [self.fleet.by_name[name] for name in ("unix-steady", "tcp", "unix", "lasting")]
         pairs = [word for service in exposed for word in (service.name, "127.0.0.1:0")]
-        exposer = SoakExposer(changing.addresses[0], *pairs).begin(self.world, "exposer")
+        exposer = SoakExposer(changing.addresses[0], *pairs, options=common).begin(self.world, "exposer")
         tcp, unix = changing.addresses
         self.changing = [changing, changing, exposer]
         self.ways = [
