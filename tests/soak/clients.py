@@ -592,8 +592,8 @@ def half_line(call):
 def silent(call):
     """Says nothing, or nothing whole, until the router has had enough: not sooner, and not much later."""
     _routed(call)
-    call.connect()
     begin = time.monotonic()
+    call.connect()
     call.send(call.rng.choice((b"", b"x", b"unix-stead")))
     call.expect_nothing()
     _judge_time(time.monotonic() - begin, REQUEST_TIMEOUT, Refused)
@@ -604,8 +604,8 @@ def idle(call):
     """A session in which nothing moves any more; the same."""
     services = [service for service in call.soak.fleet.services if not service.is_handed_over]
     call.choose(services=services).open("echo", up=1000)
-    call.exchange(1000)
     begin = time.monotonic()
+    call.exchange(1000)
     call.expect_nothing()
     _judge_time(time.monotonic() - begin, IDLE_TIMEOUT, lambda text: Cut(text, False))
     return "timed out"

@@ -17,6 +17,7 @@ from fleet import Windows
 
 FAILURES_SHOWN = 20
 UPGRADE_SECONDS = 30
+QUIET_TRIES = 4
 
 
 class World:
@@ -187,11 +188,17 @@ class Watched:
             wait_until(is_back, "", timeout=seconds, interval=0.05)
         except AssertionError:
             self.world.fail(f"{self.label} still holds {found} where {allowed} are allowed: {process.list_fds(self.pid)}")
-        try:
-            self.assert_quiet()
-        except AssertionError as error:
-            self.world.fail(f"{self.label}, with no session: {error}")
+        self.judge_quiet("with no session")
         return found, self.anonymous()
+
+    def judge_quiet(self, when):
+        """It has nothing to do and does nothing. Who spins always does; on a busy machine others are taken for it at times."""
+        for _ in range(QUIET_TRIES):
+            try:
+                return self.assert_quiet()
+            except AssertionError as error:
+                last = error
+        self.world.fail(f"{self.label}, {when}: {last}")
 
     def is_alive(self):
         return self.process.poll() is None
