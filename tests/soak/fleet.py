@@ -3,6 +3,7 @@
 What was done to whom, and when, is kept: whoever's session ended over it is excused, nobody else.
 """
 
+import concurrent.futures
 import ctypes
 import json
 import os
@@ -305,12 +306,15 @@ class Fleet:
     # ---- all of them
 
     def start(self):
-        for service in self.services:
-            service.start()
+        self._all(Service.start)
 
     def revive(self):
-        for service in self.services:
-            service.revive()
+        self._all(Service.revive)
+
+    def _all(self, function):
+        """At once: each takes as long as a Python takes to start."""
+        with concurrent.futures.ThreadPoolExecutor(len(self.services)) as pool:
+            list(pool.map(function, self.services))
 
     def kill(self):
         for service in self.services:
