@@ -1,7 +1,7 @@
 """The clients of the soak: each kind is a function that does one session, and says how it ended if all was well.
 
-What was not as it should be is raised: WrongBytes, Hang and Wrong are failures whatever happened meanwhile; Refused (no
-service) and Cut (a service, and an end before the end) are excused if something was done to who was on the way.
+What was not as it should be is raised: WrongBytes, Hang and Wrong are failures whatever happened meanwhile; Refused
+(no service) and Cut (a service, and an end before the end) are excused if something was done to who was on the way.
 """
 
 import math
@@ -194,8 +194,8 @@ class Call:
         self.world.count("sent", self.outgoing.done - begun)
         if not self.expected.is_whole or self.tail != self.last_words:
             # A send that failed has taken the socket's error with it: the reset is not seen once more by reading.
-            raise Cut(f"{'a clean end' if is_taken else 'a reset'} after {self.expected.done} of {self.expected.count} "
-                      f"bytes and {bytes(self.tail)!r}", not is_taken)
+            raise Cut(f"{'a clean end' if is_taken else 'a reset'} after {self.expected.done} of "
+                      f"{self.expected.count} bytes and {bytes(self.tail)!r}", not is_taken)
         if not is_taken:
             raise Cut(f"{self.outgoing.done} of {self.outgoing.count} bytes were taken", True)
         self.world.compared(self.expected.done)
@@ -400,7 +400,7 @@ def service_resets(call):
 
 
 def service_leaves(call):
-    """All that the service had said before it went must come; unless it left bytes unread, which is a reset over TCP."""
+    """All that it had said before it went must come; unless it left bytes unread, which is a reset over TCP."""
     call.choose().open("leave", up=call.size(MIB), down=call.size(MIB))
     try:
         call.transfer(has_last_words=False)
@@ -458,7 +458,8 @@ def _check_list(call, got, is_detailed=False):
     if is_detailed:
         kinds = dict(line.split("\t")[:2] for line in lines)
         lines = list(kinds)
-        for name, kind in (("unix-steady", "unix"), ("tcp-steady", "tcp"), ("lasting-steady", "passfd"), ("loop", "kaiso")):
+        for name, kind in (("unix-steady", "unix"), ("tcp-steady", "tcp"), ("lasting-steady", "passfd"),
+                           ("loop", "kaiso")):
             if kinds.get(name, kind) != kind:
                 raise Wrong(f"{name} is listed as {kinds[name]}")
     if lines != sorted(lines, key=os.fsencode):
@@ -568,8 +569,8 @@ def refused(call):
     _routed(call)
     call.connect()
     call.send(rng.choice((
-        b"nothing\n", b"nowhere\n", b"bad\n", b"dead\n", b"refused\n", b"loop\n", b"deep\n", b"/unix\n", b"../left/unix\n",
-        b".passing\n", b"deep//unix\n", b"unix-steady \n", b" unix-steady\n", b".kaiso/nonsense\n",
+        b"nothing\n", b"nowhere\n", b"bad\n", b"dead\n", b"refused\n", b"loop\n", b"deep\n", b"/unix\n",
+        b"../left/unix\n", b".passing\n", b"deep//unix\n", b"unix-steady \n", b" unix-steady\n", b".kaiso/nonsense\n",
         b"\x01" + rng.randbytes(rng.randrange(1, 2000)).replace(b"\n", b"") + b"\n",
         b"\x01" + rng.randbytes(rng.randrange(1, 200_000)),
         b"x" * rng.randrange(4097, 300_000), b"\0" * 5000, TLS_HELLO * 30, HTTP, b"unix-steady\0\n",
@@ -681,8 +682,9 @@ KINDS = (
     ("service ends first", service_ends_first, 6), ("ping-pong", ping_pong, 12), ("drip", drip, 5),
     ("resets", resets, 10), ("aborts", aborts, 10), ("service resets", service_resets, 4),
     ("service leaves", service_leaves, 4), ("stalls", stalls, 3), ("lists", lists, 5), ("slow lists", slow_lists, 3),
-    ("unread lists", unread_lists, 3), ("words", words, 5), ("refused, garbage", refused, 8), ("half a line", half_line, 2),
-    ("silent", silent, 1), ("idle", idle, 1), ("kaiso connect", connect_tool, 2), ("connect --fdpass", fdpass_tool, 2),
+    ("unread lists", unread_lists, 3), ("words", words, 5), ("refused, garbage", refused, 8),
+    ("half a line", half_line, 2), ("silent", silent, 1), ("idle", idle, 1),
+    ("kaiso connect", connect_tool, 2), ("connect --fdpass", fdpass_tool, 2),
 )
 
 
@@ -759,5 +761,6 @@ class Slot:
         time.sleep(0.2)  # for the router's line
         lines = [router.log.about(call.name, call.began) for router in (call.way.routers if call.way else ())]
         self.world.fail(f"{name}, by {way}, service {service} ({call.instance or 'not reached'}), session {call.id}, "
-                        f"client {call.name}, after {time.monotonic() - call.began:.1f} s: {type(error).__name__}: {error}"
+                        f"client {call.name}, after {time.monotonic() - call.began:.1f} s: "
+                        f"{type(error).__name__}: {error}"
                         + "".join(f"\n{'':11}{line}" for line in lines if line))

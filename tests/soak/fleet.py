@@ -84,7 +84,8 @@ class Service:
         self.absent = Windows()
         self.stopped = Windows()
         self.lock = threading.Lock()  # whoever does something to it
-        self.place = str(fleet.sockets / name)
+        self.place = str(fleet.sockets / name / "socket")  # a directory for each: they start at the same time
+        os.mkdir(fleet.sockets / name)
         self.port = free_port() if kind in ("tcp", "knock") else 0
         self.process = None
         self.count = 0
@@ -276,7 +277,8 @@ class Fleet:
         always += [form.format(service.name) for service in self.services if service.is_steady
                    for form in ("{}", "deep/{}")]
         always += [f"far/{service.name}" for service in self.services]
-        return [sorted(always + [f"many/{side}-{number:05}" for number in range(LISTED)]) for side in ("left", "right")]
+        return [sorted(always + [f"many/{side}-{number:05}" for number in range(LISTED)])
+                for side in ("left", "right")]
 
     # ---- what happens to them
 

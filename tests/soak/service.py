@@ -3,9 +3,9 @@
 
     service.py INSTANCE KIND PLACE [KNOCK_PORT]
 
-KIND and PLACE: "unix PATH", "tcp PORT", "once PATH" and "lasting PATH" (receivers of clients that are handed over, one or
-many a connection), "knock PATH PORT" (a receiver that wants a knock). It says "ready" when it listens, and ends with its
-standard input. To each client it says its INSTANCE in a line; the client answers with a line
+KIND and PLACE: "unix PATH", "tcp PORT", "once PATH" and "lasting PATH" (receivers of clients that are handed over,
+one or many a connection), "knock PATH PORT" (a receiver that wants a knock). It says "ready" when it listens, and ends
+with its standard input. To each client it says its INSTANCE in a line; the client answers with a line
 
     ID MODE UP AT DOWN AT CHUNK PAUSE_MS
 

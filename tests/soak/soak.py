@@ -3,12 +3,12 @@
 
     soak.py KAISO [--seconds N] [--seed SEED]
 
-Three processes of kaiso: "changing", which is upgraded (USR2) again and again; "constant", which is not, and has to have
-its memory back at the end; and an exposer, upgraded too. Both routers offer the same services, and the first one each of
-the second's. Every byte that comes is compared with what was sent (flow.py). A session that did not come to its end has
-to be excused by something that was done to its service or its router at that time (clients.py), else it is a failure. Now
-and then all hold still, and no process may use its processor then. After a warm-up and at the end everything leaves, and
-descriptors and memory have to be what they were.
+Three processes of kaiso: "changing", which is upgraded (USR2) again and again; "constant", which is not, and has to
+have its memory back at the end; and an exposer, upgraded too. Both routers offer the same services, and the first one
+each of the second's. Every byte that comes is compared with what was sent (flow.py). A session that did not come to
+its end has to be excused by something that was done to its service or its router at that time (clients.py), else it
+is a failure. Now and then all hold still, and no process may use its processor then. After a warm-up and at the end
+everything leaves, and descriptors and memory have to be what they were.
 
 Every choice comes from the seed; what happens at the same time does not. Under the address sanitizer, which also finds
 what memory was lost: KAISO_BUILD=address tests/soak/soak.py build-address/kaiso.
@@ -46,7 +46,7 @@ def options_of(words):
     parser.add_argument("--seconds", type=float, default=600, help="in all; default: 600")
     parser.add_argument("--seed", default="", help="default: a new one, which is printed")
     parser.add_argument("--kinds", help="only these kinds of clients, separated by commas")
-    parser.add_argument("--chaos", help="only these sorts of trouble: of upgrades,directories,services,limits; or none")
+    parser.add_argument("--chaos", help="only these: some of upgrades,directories,services,limits; or none")
     options = parser.parse_args(words)
     options.seed = options.seed or str(random.randrange(1 << 32))
     return options
@@ -142,7 +142,8 @@ class Soak:
             slot.thread.join(max(0, end - time.monotonic()))
             if slot.thread.is_alive():
                 kind, call = slot.now or ("-", None)
-                self.world.fail(f"a session does not end: {kind}, {call and (call.id, call.name, call.way and call.way.name)}")
+                who = call and (call.id, call.name, call.way and call.way.name)
+                self.world.fail(f"a session does not end: {kind}, {who}")
 
     def watch(self, end):
         """Looks after everything, and tells of it."""
@@ -152,7 +153,8 @@ class Soak:
             time.sleep(0.25)
             for router in self.world.routers:
                 if not router.is_alive():
-                    self.world.fail(f"{router.label} is dead: {router.process.returncode}\n{router.log.text()[-3000:]}")
+                    self.world.fail(f"{router.label} is dead: {router.process.returncode}\n"
+                                    f"{router.log.text()[-3000:]}")
             self.fleet.check()
             if time.monotonic() > next_still:
                 self.hold_still()
@@ -199,8 +201,9 @@ class Soak:
         now = sum(slot.now is not None for slot in self.slots)
         routers = ", ".join(f"{router.label} {sum(router.fds().values())} fds {router.anonymous() / MIB:.1f} MiB"
                             for router in world.routers if router.is_alive())
-        world.say(f"{done} sessions, {now} now, {counts['sent'] / MIB:.0f} MiB up, {counts['received'] / MIB:.0f} down, "
-                  f"{counts['upgrades']} upgrades, {counts['services killed']} kills; {routers}; "
+        world.say(f"{done} sessions, {now} now, {counts['sent'] / MIB:.0f} MiB up, "
+                  f"{counts['received'] / MIB:.0f} down, {counts['upgrades']} upgrades, "
+                  f"{counts['services killed']} kills; {routers}; "
                   f"{len(world.failures)} wrong")
 
     def report(self):

@@ -177,7 +177,7 @@ class Watched:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
 
     def settle(self, seconds):
-        """All clients and services are gone: what it still holds but should not. Its descriptors by kind, and its memory."""
+        """All clients and services are gone: its descriptors by kind, and its memory. Judges the former."""
         allowed = dict(self.fds_when_ready)
         allowed["pipe"] += LAZY_PIPES_PER_THREAD * self.threads
         allowed["event"] += LAZY_EVENTS
@@ -190,12 +190,13 @@ class Watched:
         try:
             wait_until(is_back, "", timeout=seconds, interval=0.05)
         except AssertionError:
-            self.world.fail(f"{self.label} still holds {found} where {allowed} are allowed: {process.list_fds(self.pid)}")
+            self.world.fail(f"{self.label} still holds {found} where {allowed} are allowed: "
+                            f"{process.list_fds(self.pid)}")
         self.judge_quiet("with no session")
         return found, self.anonymous()
 
     def judge_quiet(self, when):
-        """It has nothing to do and does nothing. Who spins always does; on a busy machine others are taken for it at times."""
+        """It has nothing to do and does nothing. Who spins always does; on a busy machine others may seem to."""
         for _ in range(QUIET_TRIES):
             try:
                 return self.assert_quiet()
