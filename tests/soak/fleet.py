@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 
-from harness.passfd import descendants, free_port
+from harness.passfd import descendants, free_port, is_alive
 from harness.router import KAISO, clean_environment
+from harness.wait import wait_until
 
 SERVICE = str(pathlib.Path(__file__).with_name("service.py"))
 READY_SECONDS = 60
@@ -158,8 +159,11 @@ class Service:
         """At once, and its sessions with it."""
         self.absent.open()
         self.ended.add(self.instance)
-        kill_all(reversed(descendants(self.process.pid)))
+        pids = descendants(self.process.pid)
+        kill_all(reversed(pids))
         self.process.wait()
+        # Whose parent was killed too goes when it goes; until then its sockets are in use.
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), f"{self.instance} to be gone", READY_SECONDS)
         self.process.stdin.close()
         self.kills += 1
 
