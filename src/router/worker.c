@@ -242,6 +242,9 @@ static void worker_admit(struct worker_listener *listener, int client_fd, const 
 	struct worker *worker = listener->worker;
 	enum limit limit = limits_begin_session(&worker->shared->limits, peer);
 
+	/* Lost to another thread, while it was given up: not to be missed the next time. */
+	if (worker->spare_fd < 0)
+		worker->spare_fd = spare_open();
 	if (limit != LIMIT_NONE) {
 		worker_refuse(worker, client_fd, peer, limit);
 	} else if (session_new_take(worker, client_fd, peer, listener->service) != 0) {
