@@ -648,6 +648,10 @@ static void take_stream(struct peer *peer, const char *bytes, size_t length)
 {
 	struct peer *sender = &peers[(uint8_t)bytes[0] >> 5];
 
+	if (sender->has_oob && (peer->is_handed || sender->is_handed)) {
+		peer->is_raw = true; /* urgent bytes stay apart, as with accept() */
+		return;
+	}
 	peer_link(peer, sender);
 	ENSURE(peer->received + length <= sender->stream_sent);
 	ENSURE(memcmp(bytes, streams[peer_id(sender)] + peer->received, length) == 0);
@@ -1236,7 +1240,8 @@ static bool is_judged(const struct peer *peer)
 {
 	const struct peer *from = peer->other;
 
-	return from && !peer->is_raw && !from->is_raw && !(from->has_oob && peer->is_handed);
+	return from && !peer->is_raw && !from->is_raw &&
+	       !(from->has_oob && (peer->is_handed || from->is_handed));
 }
 
 /* No clean end but behind the last byte. */
