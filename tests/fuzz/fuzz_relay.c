@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 
 #include "base/macros.h"
+#include "descriptors.h"
 #include "net/relay.h"
 
 #define ENSURE(condition)                                                       \
@@ -378,24 +379,16 @@ static void make_stream(void)
 		stream[i] = (char)(i * 2654435761u >> 17 | 1);
 }
 
-static int lowest_descriptor(void)
-{
-	int fd = dup(STDIN_FILENO);
-
-	close(fd);
-	return fd;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {
 	struct sockaddr_in address;
-	int descriptor;
+	size_t descriptors;
 
 	if (size > SCRIPT_MAX)
 		return 0;
 	make_stream();
 	tcp_listener(&address);
-	descriptor = lowest_descriptor();
+	descriptors = count_descriptors();
 	script = input;
 	script_end = input + size;
 	begin();
@@ -403,6 +396,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 		take_step(next_byte());
 	finish();
 	end();
-	ENSURE(lowest_descriptor() == descriptor);
+	ENSURE(count_descriptors() == descriptors);
 	return 0;
 }

@@ -36,6 +36,7 @@
 #include "base/fields.h"
 #include "base/log.h"
 #include "base/macros.h"
+#include "descriptors.h"
 #include "router/session_image.h"
 #include "router/worker.h"
 
@@ -1414,18 +1415,6 @@ static void close_rest(void)
 		if (receivers[i] >= 0)
 			close(STEAL_FD(receivers[i]));
 	}
-}
-
-static size_t count_descriptors(void)
-{
-	DIR *directory = opendir("/proc/self/fd");
-	size_t count = 0;
-
-	ENSURE(directory);
-	while (readdir(directory))
-		count++;
-	closedir(directory);
-	return count;
 }
 
 static void init_peers(void)
