@@ -52,8 +52,11 @@ static struct {
 	bool is_reset;
 } world;
 
+/* By another name here, for the header's has a type that is not the standard's. */
+int give_answer(int fd, const struct sockaddr *address, socklen_t length) __asm__("connect");
+
 /* Past the last answer nobody is there. */
-int connect(int fd, const struct sockaddr *address, socklen_t length)
+int give_answer(int fd, const struct sockaddr *address, socklen_t length)
 {
 	int ends[2], flags = fcntl(fd, F_GETFL);
 

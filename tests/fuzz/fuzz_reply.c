@@ -53,7 +53,7 @@ static void check_format(enum reply_code code, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {
-	char *line = malloc(MAX(size, 1));
+	char *line = calloc(MAX(size, 1), 1);
 	enum reply_code code = REPLY_DENIED;
 	int r;
 
