@@ -84,6 +84,19 @@ static void ensure_same(const struct routes *one, const struct routes *other)
 	}
 }
 
+/* What a program gives to connect(2) is any bytes, too. */
+static void check_raw(const struct routes *routes, const uint8_t *input, size_t size)
+{
+	struct sockaddr *address = malloc(size + 1);
+	const struct route *route;
+
+	ENSURE(address);
+	memcpy(address, input, size);
+	route = routes_find(routes, address, (socklen_t)size);
+	ENSURE(!route || (route >= routes->routes && route < routes->routes + routes->count));
+	free(address);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 {
 	struct routes routes = { 0 }, again = { 0 }, none = { 0 };
@@ -97,6 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 	ENSURE(r == 0 || r == -EINVAL);
 	for (size_t i = 0; i < routes.count; i++)
 		check_route(&routes, &routes.routes[i]);
+	check_raw(&routes, input, size);
 	written = routes_format(&routes);
 	ENSURE(written && routes_parse(&again, written) == 0);
 	ensure_same(&routes, &again);

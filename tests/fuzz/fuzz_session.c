@@ -424,6 +424,7 @@ static void end_router(void)
 	lister_free(shared.lister);
 	worker_deinit(&worker);
 	ENSURE(shared.limits.sessions == 0 && shared.limits.lists == 0 && chains_is_empty(&shared.chains));
+	ENSURE(list_is_empty(&shared.turns.taken));
 	close(shared.idle_fd);
 	turns_deinit(&shared.turns);
 	chains_deinit(&shared.chains);
