@@ -325,8 +325,12 @@ static void run_round(void)
 static bool is_readable(int fd, int timeout_ms)
 {
 	struct pollfd watched = { .fd = fd, .events = POLLIN };
+	int count;
 
-	return poll(&watched, 1, timeout_ms) == 1;
+	do {
+		count = poll(&watched, 1, timeout_ms);
+	} while (count < 0 && errno == EINTR); /* libFuzzer's alarm */
+	return count == 1;
 }
 
 static bool is_at_rest(void)
