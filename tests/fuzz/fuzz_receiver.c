@@ -40,10 +40,10 @@
 	} while (0)
 
 #define PEERS 4
-#define CLIENTS_MAX 64
-#define QUEUES_MAX 4
-#define DESCRIPTORS_MAX 12
 #define SCRIPT_MAX 256
+#define CLIENTS_MAX 64
+#define QUEUES_MAX SCRIPT_MAX /* more than a script can make */
+#define DESCRIPTORS_MAX 12
 #define ROUNDS 8
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size);
@@ -303,7 +303,7 @@ static void peer_connect(struct peer *peer, bool is_control)
 		close(STEAL_FD(peer->fd));
 }
 
-/* A reply is one to the secret, with the program's end, which is let go. */
+/* A reply is one to the secret, with the program's end, which is read like the others from now on. */
 static void peer_read(struct peer *peer)
 {
 	struct control_reply reply;
@@ -315,9 +315,21 @@ static void peer_read(struct peer *peer)
 	length = message_receive(peer->fd, &reply, sizeof(reply), MSG_DONTWAIT | MSG_CMSG_CLOEXEC, &fd);
 	if (peer->is_control && length > 0)
 		ENSURE(length == sizeof(reply) && (reply.result == 1) == (fd >= 0));
+	if (fd >= 0 && peer->is_control && test.queue_count < QUEUES_MAX)
+		test.queues[test.queue_count++] = STEAL_FD(fd);
 	if (!peer->is_control)
 		ENSURE(fd < 0 && (length <= 0 || *(char *)&reply == '+'));
 	cleanup_close(&fd);
+}
+
+/* What was answered is not lost: clients may be in that queue already. */
+static void peer_close(struct peer *peer)
+{
+	if (peer->fd < 0)
+		return;
+	run_rounds(2); /* who has just connected is accepted, and answered */
+	peer_read(peer);
+	close(STEAL_FD(peer->fd));
 }
 
 /* ---- what arrives ------------------------------------------------------------------------------------------------- */
@@ -391,8 +403,7 @@ static void take_step(unsigned byte)
 		}
 		break;
 	case 4:
-		if (peer->fd >= 0)
-			close(STEAL_FD(peer->fd));
+		peer_close(peer);
 		break;
 	case 5:
 		accept_client();
@@ -413,6 +424,9 @@ static void take_step(unsigned byte)
 static void finish(void)
 {
 	offer_listener(false);
+	run_rounds(ROUNDS);
+	for (size_t i = 0; i < PEERS; i++)
+		peer_read(&test.peers[i]);
 	do {
 		clock_ms += RECEIVER_UNIX_GRACE_MS;
 		run_rounds(ROUNDS);
