@@ -464,6 +464,7 @@ static bool move_out(struct session *session, struct moved *moved)
 		duplicate(&image.numbers[way + WAY_PIPE_READ]);
 		duplicate(&image.numbers[way + WAY_PIPE_WRITE]);
 	}
+	image.numbers[IMAGE_LIST_TEXT] = image.list != NULL;
 	session_image_write(&image, &moved->written, 1);
 	ENSURE(!moved->written.has_failed);
 	moved->list = image.list;
@@ -512,6 +513,7 @@ static void move_process(void)
 	start_worker();
 	for (size_t i = 0; i < count; i++)
 		move_in(&moved[i]);
+	worker_go_on(&worker);
 }
 
 /* ---- peers ---------------------------------------------------------------------------------------------- */
