@@ -121,8 +121,8 @@ static void check_logfmt(const char *line, const char *end)
 		if (at < end && *at == '"')
 			at = skip_string(at, end, false);
 		else
-			while (at < end && *at != ' ')
-				ENSURE(*at != '"' && *at != '=' && *at++ != '\\');
+			for (; at < end && *at != ' '; at++)
+				ENSURE(*at != '"' && *at != '='); /* a backslash stands for itself */
 		ENSURE(at && (at == end || *at == ' '));
 		at += at < end;
 	}
