@@ -272,8 +272,15 @@ def test_upgrade(controlled, control):
         assert "goes on with 1 sessions" in result.stdout
         client.exchange(b"still there")
     assert stat.S_IMODE(os.stat(control).st_mode) == 0o600
-    assert status(control)["open"] == 1
-    client.close()
+    answer = status(control)
+    assert answer["open"] == 1 and answer["requests"] == 1
+    client.end().expect_end()
+    wait_until(lambda: status(control)["ended"].get("done") == 1, "the end")
+    for _ in range(2):
+        assert kaiso("upgrade", "--control", control).returncode == 0
+    assert status(control)["services"] == [
+        {"service": "foo", "kind": "unix", "open": 0, "sessions": 1, "failures": 0, "sent": 38, "received": 38}]
+    assert status(control)["duration"]["count"] == 1 and status(control)["sent"] == 38
     controlled.stop()
     assert not os.path.exists(control)
 
