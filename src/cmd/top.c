@@ -199,7 +199,7 @@ static void receive(struct top *top)
 	top->has_answered = true;
 	if (asked == ASKED_CLOSE)
 		take_closed(top, answer);
-	else
+	else if (!top->view.is_paused)
 		take_sessions(top, answer);
 	json_decref(answer);
 }
@@ -395,6 +395,7 @@ static void cut_character(char *text)
 static void add_character(char *text, size_t size, wchar_t character)
 {
 	char bytes[5] = "";
+	size_t used = strlen(text);
 	size_t length = character < 0x80 ? 1 : character < 0x800 ? 2 : character < 0x10000 ? 3 : 4;
 
 	for (size_t i = length - 1; i > 0; i--) {
@@ -402,8 +403,8 @@ static void add_character(char *text, size_t size, wchar_t character)
 		character >>= 6;
 	}
 	bytes[0] = (char)(length == 1 ? character : (0xf00 >> length & 0xff) | character);
-	if (strlen(text) + length < size)
-		strcat(text, bytes);
+	if (used + length < size)
+		memcpy(text + used, bytes, length + 1);
 }
 
 /* What is typed counts at once. */

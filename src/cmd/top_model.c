@@ -367,7 +367,7 @@ static bool fresh_read(struct fresh *fresh, enum top_pane pane, const json_t *an
 	const json_t *array = json_object_get(answer, pane == TOP_SERVICES ? "services" : "sessions");
 
 	fresh->rows = read_rows(pane, array, &fresh->count);
-	fresh->shown = calloc(json_array_size(array) + 1, sizeof(*fresh->shown));
+	fresh->shown = calloc(json_array_size(array) + 1, sizeof(struct top_row *));
 	return fresh->rows && fresh->shown;
 }
 
@@ -436,7 +436,7 @@ void top_model_filter(struct top_model *model, const char *text)
 {
 	size_t length = strnlen(text, sizeof(model->filter) - 1);
 
-	memcpy(model->filter, text, length);
+	memmove(model->filter, text, length); /* it may be the same text */
 	model->filter[length] = '\0';
 	for (unsigned pane = 0; pane < TOP_PANE_COUNT; pane++) {
 		if (model->tables[pane].rows)

@@ -83,38 +83,38 @@ const char *top_screen_interval(uint64_t interval_ms, char text[static TOP_NUMBE
 /* ---- columns --------------------------------------------------------------------------------------- */
 
 struct column {
-	enum top_column column;
 	const char *title;
+	enum top_column column;
 	int width; /* at least */
+	int rank;  /* the highest is left out first; 0 never */
 	bool is_right;
 	bool is_flexible; /* takes what room is left, with the others of its sort */
-	int rank;         /* the highest is left out first; 0 never */
 };
 
 static const struct column service_columns[] = {
-	{ TOP_SERVICE, "SERVICE", 15, false, true, 0 },
-	{ TOP_KIND, "KIND", 6, false, false, 8 },
-	{ TOP_OPEN, "OPEN", 4, true, false, 2 },
-	{ TOP_TOTAL, "TOTAL", 5, true, false, 6 },
-	{ TOP_FAILED, "FAIL", 4, true, false, 7 },
-	{ TOP_SENT_RATE, "SENT/s", 6, true, false, 1 },
-	{ TOP_RECEIVED_RATE, "RECV/s", 6, true, false, 1 },
-	{ TOP_SENT, "SENT", 4, true, false, 5 },
-	{ TOP_RECEIVED, "RECV", 4, true, false, 4 },
-	{ TOP_TRAFFIC, "TRAFFIC", 9, false, true, 3 },
+	{ "SERVICE", TOP_SERVICE, 15, 0, false, true },
+	{ "KIND", TOP_KIND, 6, 8, false, false },
+	{ "OPEN", TOP_OPEN, 4, 2, true, false },
+	{ "TOTAL", TOP_TOTAL, 5, 6, true, false },
+	{ "FAIL", TOP_FAILED, 4, 7, true, false },
+	{ "SENT/s", TOP_SENT_RATE, 6, 1, true, false },
+	{ "RECV/s", TOP_RECEIVED_RATE, 6, 1, true, false },
+	{ "SENT", TOP_SENT, 4, 5, true, false },
+	{ "RECV", TOP_RECEIVED, 4, 4, true, false },
+	{ "TRAFFIC", TOP_TRAFFIC, 9, 3, false, true },
 };
 
 static const struct column session_columns[] = {
-	{ TOP_SERVICE, "SESSION TO", 12, false, true, 0 },
-	{ TOP_CLIENT, "CLIENT", 15, false, true, 1 },
-	{ TOP_ID, "ID", 12, false, false, 9 },
-	{ TOP_STATE, "STATE", 8, false, false, 8 },
-	{ TOP_AGE, "AGE", 6, true, false, 3 },
-	{ TOP_SENT_RATE, "SENT/s", 6, true, false, 2 },
-	{ TOP_RECEIVED_RATE, "RECV/s", 6, true, false, 2 },
-	{ TOP_SENT, "SENT", 4, true, false, 5 },
-	{ TOP_RECEIVED, "RECV", 4, true, false, 4 },
-	{ TOP_TRAFFIC, "TRAFFIC", 9, false, true, 7 },
+	{ "SESSION TO", TOP_SERVICE, 12, 0, false, true },
+	{ "CLIENT", TOP_CLIENT, 15, 1, false, true },
+	{ "ID", TOP_ID, 12, 9, false, false },
+	{ "STATE", TOP_STATE, 8, 8, false, false },
+	{ "AGE", TOP_AGE, 6, 3, true, false },
+	{ "SENT/s", TOP_SENT_RATE, 6, 2, true, false },
+	{ "RECV/s", TOP_RECEIVED_RATE, 6, 2, true, false },
+	{ "SENT", TOP_SENT, 4, 5, true, false },
+	{ "RECV", TOP_RECEIVED, 4, 4, true, false },
+	{ "TRAFFIC", TOP_TRAFFIC, 9, 7, false, true },
 };
 
 /* What a pane has in some width. */

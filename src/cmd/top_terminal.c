@@ -56,6 +56,7 @@ static int say(char *reason, size_t reason_size, const char *text)
 /* newterm() would do with terminals that can only write line after line. */
 static int check_terminal(char *reason, size_t reason_size)
 {
+	bool is_able;
 	int result;
 
 	if (!isatty(STDIN_FILENO)) {
@@ -64,9 +65,9 @@ static int check_terminal(char *reason, size_t reason_size)
 	}
 	if (setupterm(NULL, STDOUT_FILENO, &result) != OK)
 		return say(reason, reason_size, "no such terminal is known here");
-	if (!cursor_address || !clear_screen)
-		return say(reason, reason_size, "that terminal cannot move its cursor");
-	return 0;
+	is_able = cursor_address && clear_screen;
+	del_curterm(cur_term); /* newterm() has one of its own */
+	return is_able ? 0 : say(reason, reason_size, "that terminal cannot move its cursor");
 }
 
 static void begin_colours(void)

@@ -242,7 +242,7 @@ static void test_sizes(void **state)
 							 .focus = rows % 2 ? TOP_SESSIONS : 0 };
 
 				begin_page(&page, columns % 3 ? UTF8 : ASCII, rows, columns);
-				for (unsigned mode = TOP_BROWSE; mode <= TOP_HELP; mode++) {
+				for (unsigned mode = TOP_BROWSE; mode <= TOP_PRINT; mode++) {
 					view.mode = (enum top_mode)mode;
 					top_screen_draw(&page, &model, &view);
 				}

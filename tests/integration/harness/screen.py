@@ -59,7 +59,7 @@ class Screen:
     def tmux(self, *words):
         result = subprocess.run(
             ["tmux", "-S", str(self.directory / "socket"), *map(str, words)], stdin=subprocess.DEVNULL, check=True,
-            capture_output=True, timeout=DEADLINE, env=clean_environment(LC_ALL="C.UTF-8", TERM="xterm"),
+            capture_output=True, timeout=DEADLINE, env=clean_environment(LC_ALL="C.UTF-8", TERM="xterm", SHELL="/bin/sh"),
         )
         return result.stdout.decode(errors="replace")
 
