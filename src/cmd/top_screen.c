@@ -494,6 +494,7 @@ static void draw_help(struct top_page *page)
 		"PgUp PgDn           a pane's height further",
 		"Home  g             the top row, whatever comes there",
 		"End  G              the last row",
+		"Ctrl-L              draw everything again",
 		"",
 		"SENT is from clients to services, RECV from services to clients. K is 1024.",
 		"TRAFFIC is both, over time; each graph reaches the top at its own largest.",

@@ -19,6 +19,7 @@
 
 #define ESCAPE_DELAY_MS 50 /* what comes later belongs to no key */
 #define ESCAPE 0x1b
+#define REDRAW 0x0c /* Ctrl-L */
 
 /* Pairs of colours; 0 is the terminal's own. */
 enum { PAIR_FOCUS = 1, PAIR_GRAPH, PAIR_WARNING, PAIR_BAD };
@@ -178,6 +179,9 @@ static enum top_key control_key(wint_t code)
 	case '\r':
 	case '\n':
 		return TOP_KEY_ENTER;
+	case REDRAW:
+		clearok(stdscr, TRUE); /* something else has written there */
+		return TOP_KEY_RESIZE;
 	case ESCAPE:
 		return TOP_KEY_ESCAPE;
 	case '\b':

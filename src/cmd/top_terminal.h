@@ -24,7 +24,7 @@ enum top_key {
 	TOP_KEY_ESCAPE,
 	TOP_KEY_BACKSPACE,
 	TOP_KEY_DELETE,
-	TOP_KEY_RESIZE, /* the terminal has another size now */
+	TOP_KEY_RESIZE, /* everything is to be drawn again */
 	TOP_KEY_OTHER,
 };
 

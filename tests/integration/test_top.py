@@ -221,6 +221,19 @@ def test_close_while_paused(router, top):
         quit_it(screen)
 
 
+def test_redraw(router, top):
+    """Ctrl-L, where something else has written on the terminal."""
+    screen = top()
+    screen.wait("no session is open")
+    terminal = screen.tmux("display-message", "-p", "#{pane_tty}").strip()
+    with open(terminal, "wb", buffering=0) as file:
+        file.write(b"\x1b[5;1Hspoilt\x1b[1;1H")
+    screen.wait("spoilt")
+    screen.press("C-l")
+    screen.wait(" SERVICE", without=["spoilt"])
+    quit_it(screen)
+
+
 # ---- terminals
 
 def test_colours(router, top):
