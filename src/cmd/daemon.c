@@ -143,7 +143,7 @@ static const struct option_entry entries[] = {
 	  "end sessions in which nothing moves for so long (default: 0, never)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "keepalive", "DURATION", parse_duration, AT(router.keepalive_ms),
 	  A_DURATION,
-	  "end sessions whose client or service does not answer for so long, though it\nis asked: its host is gone; whole seconds, 2s at least; 0: none (default: 2m)" },
+	  "end sessions whose client or service does not answer for so long (up to half as\nlong again), though it is asked: its host is gone; 2s at least; 0: none (default: 2m)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "drain-timeout", "DURATION", parse_duration,
 	  AT(router.drain_timeout_ms), A_DURATION,
 	  "time that sessions get to end after SIGTERM; 0: for ever (default: 10s)" },
