@@ -56,18 +56,18 @@ static int confine_files(const struct listen_set *listeners, const struct listen
 	return r;
 }
 
-static const char *why_missing(int error)
-{
-	if (upgrade_sandbox() > 0)
-		return "it is that of an older version, until the next restart";
-	return error == -ENOSYS || error == -EOPNOTSUPP ? "this kernel or build has none" : strerror(-error);
-}
-
-/* Whether that part is there. */
+/* Whether that part is there; inside an older sandbox, whether it could be narrowed. */
 static bool check_part(const char *what, int result)
 {
-	if (result < 0)
-		log_message(LOG_LEVEL_WARNING, "the sandbox is without %s: %s", what, why_missing(result));
+	if (result < 0 && upgrade_sandbox() > 0)
+		log_message(
+			LOG_LEVEL_WARNING,
+			"the sandbox is still that of an older version in one part (%s): restart to get the stricter one",
+			what);
+	else if (result < 0)
+		log_message(LOG_LEVEL_WARNING, "the sandbox is without %s: %s", what,
+			    result == -ENOSYS || result == -EOPNOTSUPP ? "this kernel or build has none" :
+									 strerror(-result));
 	return result >= 0;
 }
 

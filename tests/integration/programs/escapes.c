@@ -123,6 +123,8 @@ static void try_all(void)
 	tell_open("read", open(path("file"), O_RDONLY));
 	tell_open("write", open(path("file"), O_WRONLY));
 	tell_open("append", open(path("file"), O_WRONLY | O_APPEND));
+	tell_open("write_log",
+		  open(path("file"), O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)); /* base/log.c */
 	tell_open("truncate", open(path("file"), O_RDWR | O_TRUNC));
 	tell_open("create", open(path("new"), O_WRONLY | O_CREAT, 0600));
 	tell("unlink", unlink(path("victim")));
