@@ -6,7 +6,7 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 
-.PHONY: all run check bench bench-full fuzz install clean format lint help
+.PHONY: all run check bench bench-full fuzz install dist dist-check deb deb-test clean format lint help
 .DEFAULT_GOAL := all
 
 all: deps build/build.ninja
@@ -47,6 +47,20 @@ install: all
 	@meson install -C build --no-rebuild $(if $(DESTDIR),--destdir '$(abspath $(DESTDIR))')
 	@[ -n '$(DESTDIR)' ] || ldconfig 2>/dev/null || true # so that libkaiso is found; not for a package
 
+dist:
+	@tools/dist
+
+dist-check:
+	@tools/deps build test
+	@tools/dist-check
+
+deb:
+	@tools/deps build deb test
+	@tools/deb
+
+deb-test: deb
+	@tools/deb-test
+
 clean:
 	@rm -rf build build-address build-thread build-fuzz
 
@@ -71,4 +85,8 @@ help:
 #: make lint       static analysis: clang-tidy, cppcheck, gcc -fanalyzer
 #: make format     brings the source into its form
 #: make install    installs the program                               [PREFIX=/usr/local DESTDIR=]
+#: make dist       a release tarball of the last commit, in build/dist
+#: make dist-check the same, and its tests run from the tarball alone
+#: make deb        Debian packages in build/deb, looked at by lintian
+#: make deb-test   installs, uses and purges them in a small Debian (as root)      [MIRROR=http://… SUITE=bookworm]
 #: make clean      removes what was built

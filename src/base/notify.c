@@ -14,7 +14,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
+#include "base/args.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
 
@@ -59,4 +61,16 @@ int notify_send(const char *state)
 	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, length) < 0)
 		return -errno;
 	return 0;
+}
+
+uint64_t notify_watchdog_ms(void)
+{
+	const char *interval = getenv("WATCHDOG_USEC"), *process = getenv("WATCHDOG_PID");
+	uint64_t interval_us, pid;
+
+	if (!interval || args_parse_number(interval, 1, UINT64_MAX, &interval_us) != 0)
+		return 0;
+	if (process && (args_parse_number(process, 1, INT32_MAX, &pid) != 0 || pid != (uint64_t)getpid()))
+		return 0;
+	return MAX(interval_us / 1000, UINT64_C(1));
 }

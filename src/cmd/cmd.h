@@ -20,5 +20,9 @@ int cmd_connect(int argc, char **argv);
 int cmd_inject(int argc, char **argv);
 int cmd_passfd(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_close(int argc, char **argv);
+int cmd_drain(int argc, char **argv);
+int cmd_upgrade(int argc, char **argv);
 
 #endif

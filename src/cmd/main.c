@@ -29,6 +29,10 @@ static const struct command commands[] = {
 	{ "inject", cmd_inject, "run a client program whose connections to a kaiso name a service" },
 	{ "passfd", cmd_passfd, "run a server program that is given the clients' own sockets" },
 	{ "check", cmd_check, "find everything wrong in a services directory" },
+	{ "status", cmd_status, "show what a running router does" },
+	{ "close", cmd_close, "end sessions of a running router" },
+	{ "drain", cmd_drain, "have a running router end once its sessions have" },
+	{ "upgrade", cmd_upgrade, "have a running router go on as its new version" },
 };
 
 static void print_usage(FILE *stream)

@@ -276,8 +276,6 @@ static bool client_receive(struct control_client *client)
 {
 	ssize_t received;
 
-	if (client->line_length == sizeof(client->line))
-		return false; /* no line is that long */
 	received = recv(client->watch.fd, client->line + client->line_length,
 			sizeof(client->line) - client->line_length, MSG_DONTWAIT);
 	if (received > 0)
@@ -285,11 +283,12 @@ static bool client_receive(struct control_client *client)
 	return received > 0 || (received < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
-/* Level-triggered: what is not wanted at the moment is not watched. */
+/* Level-triggered: what is not wanted at the moment is not watched. EPOLLPRI never comes, but a hang-up does: a client
+ * that only ends its questions still gets its answer. */
 static void client_watch(struct control_client *client)
 {
 	struct loop *loop = client->control->loop;
-	uint32_t events = client->answer ? EPOLLOUT : client->is_waiting ? EPOLLRDHUP : EPOLLIN;
+	uint32_t events = client->answer ? EPOLLOUT : client->is_waiting ? EPOLLPRI : EPOLLIN;
 
 	if (loop_watch(loop, &client->watch, events) != 0 ||
 	    loop_timer_set(loop, &client->timer, loop->now_ms + CONTROL_SILENCE_MS) != 0)
@@ -306,8 +305,12 @@ static void client_run(struct control_client *client)
 		client_close(client);
 		return;
 	}
-	if (!client->answer && !client->is_waiting && client_next_line(client, line))
-		client_take_line(client, line);
+	if (!client->answer && !client->is_waiting) {
+		if (client_next_line(client, line))
+			client_take_line(client, line);
+		else if (client->line_length == sizeof(client->line)) /* no line is that long */
+			client_close(client);
+	}
 	if (!client->is_closed)
 		client_watch(client);
 }
@@ -316,8 +319,7 @@ static void client_on_events(struct loop_watch *watch, uint32_t events)
 {
 	struct control_client *client = CONTAINER_OF(watch, struct control_client, watch);
 
-	if (events & (EPOLLHUP | EPOLLERR) || (client->is_waiting && events & EPOLLRDHUP) ||
-	    (events & EPOLLIN && !client_receive(client)))
+	if (events & (EPOLLHUP | EPOLLERR) || (events & EPOLLIN && !client_receive(client)))
 		client_close(client);
 	else
 		client_run(client);

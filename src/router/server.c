@@ -24,6 +24,7 @@
 #include "router/confine.h"
 #include "router/control.h"
 #include "router/upgrade.h"
+#include "router/watchdog.h"
 #include "router/worker.h"
 
 SANDBOX_CALLS("eventfd2", "poll", "ppoll", "signalfd4");
@@ -34,6 +35,7 @@ SANDBOX_CALLS("eventfd2", "poll", "ppoll", "signalfd4");
 #define SESSIONS_DEFAULT_MAX 32768
 #define SESSIONS_DEFAULT_MIN 4
 #define THREAD_RETRY_MS 100
+#define STOP_MARGIN_MS 5000 /* from the end of the last session to the end of the program */
 
 struct server {
 	struct worker_shared shared;
@@ -47,6 +49,7 @@ struct server {
 	struct listen_set control_socket;
 	struct control *control; /* NULL: none */
 	struct report_source source;
+	struct watchdog watchdog;
 };
 
 uint64_t server_default_sessions(uint64_t descriptors, unsigned threads, unsigned max_pipes)
@@ -56,6 +59,17 @@ uint64_t server_default_sessions(uint64_t descriptors, unsigned threads, unsigne
 	uint64_t sessions = descriptors > reserved ? (descriptors - reserved) / 2 : 0;
 
 	return MAX(MIN(sessions, (uint64_t)SESSIONS_DEFAULT_MAX), (uint64_t)SESSIONS_DEFAULT_MIN);
+}
+
+/* A manager that gives less time than sessions have been given is asked for as much. */
+static void notify_stopping(uint64_t drain_timeout_ms)
+{
+	char state[64] = "STOPPING=1";
+
+	if (drain_timeout_ms > 0)
+		snprintf(state, sizeof(state), "STOPPING=1\nEXTEND_TIMEOUT_USEC=%" PRIu64,
+			 (drain_timeout_ms + STOP_MARGIN_MS) * 1000);
+	notify_send(state);
 }
 
 /* ---- signals ---------------------------------------------------------------------------------------- */
@@ -73,7 +87,7 @@ static void server_drain(struct server *server)
 	log_begin(&line, LOG_LEVEL_INFO, "draining");
 	log_add_number(&line, "sessions", server->shared.limits.sessions);
 	log_end(&line);
-	notify_send("STOPPING=1");
+	notify_stopping(server->shared.options->drain_timeout_ms);
 	server->is_draining = server->source.is_draining = true;
 	for (unsigned i = 0; i < server->count; i++)
 		worker_drain(&server->workers[i]);
@@ -354,6 +368,9 @@ static int server_init(struct server *server, const struct router_options *optio
 		return r;
 	if (upgrade_role() == UPGRADE_TAKES)
 		server_take_sessions(server);
+	r = watchdog_start(&server->watchdog, server->workers, server->count);
+	if (r < 0)
+		return r;
 	return server_start_threads(server);
 }
 

@@ -72,6 +72,16 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	log_end(&line);
 }
 
+/* In words of the one who has to mend it. A file that is not there is not what is missing behind a HOST. */
+static const char *failure_text(const struct service *service, int error)
+{
+	if (error == -ENOENT && service->host[0])
+		return "no such host, or it has no address";
+	if (error == -EACCES && !service->host[0])
+		return "Permission denied: the router's user or group must be able to write to the socket, and to enter the directories on the way to it";
+	return strerror(-error);
+}
+
 /* Each service has its own share of the log, or nearly so: a client that asks for one broken thing again
  * and again does not keep the others out. Null: not now. */
 static bool warning_begin(struct log_line *line, const struct session *session, const char *message)
@@ -110,10 +120,7 @@ void session_log_failure(const struct session *session, int error)
 		return;
 	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
 	log_add_string(&line, "target", session->service->target);
-	/* A file that is not there is not what is missing behind a HOST. */
-	log_add_string(&line, "error",
-		       error == -ENOENT && session->service->host[0] ? "no such host, or it has no address" :
-								       strerror(-error));
+	log_add_string(&line, "error", failure_text(session->service, error));
 	log_end(&line);
 }
 

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/fields.h"
 #include "router/catalog.h"
 
 #define STATS_SERVICES_MAX 4096 /* told apart; what else is asked for is counted in the totals only */
@@ -57,5 +58,13 @@ void stats_deinit(struct stats *stats);
 /* The entry of a path; made when there is none. NULL when out of memory, or for one service too many. */
 struct service_stats *stats_service(struct stats *stats, const char *path, size_t length, uint64_t hash,
 				    enum service_kind kind);
+
+/* For a process that goes on as another program: one field for the totals and one for each service. */
+void stats_write(const struct stats *stats, struct fields_writer *writer, uint16_t totals_tag,
+		 uint16_t service_tag);
+
+/* Adds what such a field holds. Of another form (of another version), or without memory: it is lost. */
+void stats_take_totals(struct stats *stats, const struct field *field);
+void stats_take_service(struct stats *stats, const struct field *field);
 
 #endif

@@ -183,6 +183,9 @@ static int check_field(const struct field *field, void *context)
 	case STATE_LIST:
 		check->lists++;
 		return 0;
+	case STATE_STATS:
+	case STATE_SERVICE:
+		return 0; /* what does not fit is left out */
 	case STATE_SESSION:
 		return check_session(field, check);
 	case STATE_END:
@@ -440,6 +443,12 @@ static int take_field(const struct field *field, void *context)
 		return 0;
 	case STATE_REFUSED:
 		return field_number(field, &first->refused_count);
+	case STATE_STATS:
+		stats_take_totals(&first->stats, field);
+		return 0;
+	case STATE_SERVICE:
+		stats_take_service(&first->stats, field);
+		return 0;
 	case STATE_LIST:
 		return take_list(field, taker);
 	case STATE_SESSION:
@@ -521,8 +530,10 @@ static void write_counters(struct fields_writer *writer, const struct worker *wo
 {
 	uint64_t refused = 0;
 
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
 		refused += workers[i].refused_count;
+		stats_write(&workers[i].stats, writer, STATE_STATS, STATE_SERVICE);
+	}
 	fields_put_number(writer, STATE_REFUSED, refused);
 	for (unsigned reason = 0; reason < SESSION_REASON_COUNT; reason++) {
 		uint64_t counter[2] = { reason, 0 };

@@ -37,6 +37,8 @@ enum state_tag {
 	STATE_LOG_TAIL, /* text: of a line that the log's reader has taken in part */
 	STATE_LOG_OWED, /* number: lines that were dropped, and not told yet */
 	STATE_CONTROL,  /* fields of enum listener_tag: the control socket */
+	STATE_STATS,    /* stats.h: the totals of one thread */
+	STATE_SERVICE,  /* and of one service there */
 	STATE_TAGS,
 };
 

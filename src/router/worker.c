@@ -398,6 +398,12 @@ void worker_resume(struct worker *worker)
 	loop_resume(&worker->loop);
 }
 
+void worker_ask(struct worker *worker, unsigned question)
+{
+	worker->asked = question;
+	worker_wake(worker);
+}
+
 /* ---- the end ------------------------------------------------------------------------------------------ */
 
 void worker_session_gone(struct worker *worker)
@@ -440,6 +446,7 @@ static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 	(void)events;
 	if (read(watch->fd, &count, sizeof(count)) < 0)
 		return;
+	worker->answered = worker->asked;
 	pthread_mutex_lock(&worker->mailbox_mutex);
 	must_drain = worker->must_drain;
 	must_stop = worker->must_stop;

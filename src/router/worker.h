@@ -77,6 +77,8 @@ struct worker {
 	bool must_drain;
 	bool must_stop;
 	bool must_halt;
+	_Atomic unsigned asked;         /* the watchdog's question; any thread */
+	_Atomic unsigned answered;      /* the last question that this thread came round to */
 	char request[REQUEST_LINE_MAX]; /* the line that is being looked at; valid within one callback */
 };
 
@@ -94,6 +96,7 @@ void worker_drain(struct worker *worker); /* accept nobody any more, let session
 void worker_stop(struct worker *worker);  /* end all sessions and leave loop_run() */
 void worker_halt(struct worker *worker);  /* leave loop_run() with all sessions as they are */
 void worker_post(struct worker *worker, struct lister_wish *wish);
+void worker_ask(struct worker *worker, unsigned question); /* to answer when it comes round (watchdog.h) */
 void worker_run(struct worker *worker, struct worker_job *job);
 
 /* Does the jobs that wait. For the end, when its thread has ended; else the worker does it itself. */

@@ -127,6 +127,42 @@ static void test_full_queue_does_not_block(void **state)
 	close(fd);
 }
 
+/* What $WATCHDOG_USEC and $WATCHDOG_PID ask for; NULL: not set. */
+static uint64_t watchdog_with(const char *interval, const char *process)
+{
+	unsetenv("WATCHDOG_USEC");
+	unsetenv("WATCHDOG_PID");
+	if (interval)
+		setenv("WATCHDOG_USEC", interval, 1);
+	if (process)
+		setenv("WATCHDOG_PID", process, 1);
+	return notify_watchdog_ms();
+}
+
+static void test_watchdog(void **state)
+{
+	char own[16], other[16];
+
+	(void)state;
+	snprintf(own, sizeof(own), "%d", (int)getpid());
+	snprintf(other, sizeof(other), "%d", (int)getppid());
+	assert_int_equal(watchdog_with(NULL, NULL), 0);
+	assert_int_equal(watchdog_with(NULL, own), 0);
+	assert_int_equal(watchdog_with("30000000", NULL), 30000);
+	assert_int_equal(watchdog_with("30000000", own), 30000);
+	assert_int_equal(watchdog_with("1999", own), 1);
+	assert_int_equal(watchdog_with("1", own), 1);
+	assert_int_equal(watchdog_with("30000000", other), 0);
+	assert_int_equal(watchdog_with("30000000", "0"), 0);
+	assert_int_equal(watchdog_with("30000000", ""), 0);
+	assert_int_equal(watchdog_with("30000000", "self"), 0);
+	assert_int_equal(watchdog_with("0", own), 0);
+	assert_int_equal(watchdog_with("", own), 0);
+	assert_int_equal(watchdog_with("-1", own), 0);
+	assert_int_equal(watchdog_with("1s", own), 0);
+	assert_int_equal(watchdog_with("99999999999999999999", own), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -136,6 +172,7 @@ int main(void)
 		FIXTURE_TEST(test_abstract_name_that_fills_the_address),
 		FIXTURE_TEST(test_addresses_that_are_none),
 		FIXTURE_TEST(test_full_queue_does_not_block),
+		FIXTURE_TEST(test_watchdog),
 	};
 
 	return FIXTURE_RUN(tests);
