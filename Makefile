@@ -5,8 +5,9 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
-.PHONY: all run check bench bench-full fuzz install dist dist-check deb deb-test clean format lint help
+.PHONY: all run check bench bench-full faults fuzz soak install dist dist-check deb deb-test clean format lint help
 .DEFAULT_GOAL := all
 
 all: deps build/build.ninja
@@ -37,9 +38,20 @@ bench bench-full: all
 	@tests/bench/plot.py build/bench.json build/bench
 	@echo 'Figures: build/bench.json; plots: build/bench/*.svg'
 
+faults: all
+	@tools/deps build test
+	@meson configure build -Dtests=enabled
+	@ninja -C build --quiet all
+	@tests/faults/run.py $(FAULTS)
+
 fuzz:
 	@tools/deps build fuzz
 	@tools/fuzz $(FUZZ_SECONDS) $(TARGETS)
+
+# Chaos. The same choices again with the SEED that it prints.
+soak: all
+	@tools/deps build soak
+	@tests/soak/soak.py build/kaiso --seconds $(SOAK_SECONDS) $(if $(SEED),--seed '$(SEED)') $(SOAK)
 
 install: all
 	@meson configure build --prefix='$(PREFIX)'
@@ -81,7 +93,9 @@ help:
 #: make check      all tests, in a normal build and under sanitizers  [BUILDS="normal address thread"]
 #: make bench      kaiso beside HAProxy, nginx and others, some minutes  [BENCH="--rounds 5 --peers nginx"]
 #: make bench-full the same with every size and number of clients
+#: make faults     every call that the router makes fails, at every place, with every errno  [FAULTS="--part start"]
 #: make fuzz       fuzzes every target for a while                    [FUZZ_SECONDS=60 TARGETS="request …"]
+#: make soak       chaos, ten minutes and one more                     [SOAK_SECONDS=600 SEED= SOAK="--chaos none"]
 #: make lint       static analysis: clang-tidy, cppcheck, gcc -fanalyzer
 #: make format     brings the source into its form
 #: make install    installs the program                               [PREFIX=/usr/local DESTDIR=]

@@ -10,8 +10,12 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/macros.h"
+
+#define RAISE_ATTEMPTS 200
 
 /* Length of the longest leading piece of path that ends before a '/' and fits one system call. */
 static size_t fd_piece_length(const char *path)
@@ -61,6 +65,21 @@ void fd_fill_standard_streams(void)
 	} while (fd >= 0 && fd <= STDERR_FILENO);
 	if (fd > STDERR_FILENO)
 		close(fd);
+}
+
+int fd_raise_event(int event_fd)
+{
+	static const struct timespec nap = { .tv_nsec = 1000000 };
+	static const uint64_t one = 1;
+	int error = 0;
+
+	for (int attempt = 0; attempt < RAISE_ATTEMPTS; attempt++) {
+		if (write(event_fd, &one, sizeof(one)) == sizeof(one))
+			return 0;
+		error = errno;
+		nanosleep(&nap, NULL);
+	}
+	return -error;
 }
 
 uint64_t fd_raise_limit(void)

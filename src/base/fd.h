@@ -21,4 +21,8 @@ void fd_fill_standard_streams(void);
  * returns the limit in force. */
 uint64_t fd_raise_limit(void);
 
+/* Adds one to an eventfd(2) that does not block. What passes is tried again, for some tenths of a second at most:
+ * whoever waits would never hear of it otherwise. 0, or a negative errno. */
+int fd_raise_event(int event_fd);
+
 #endif

@@ -289,7 +289,7 @@ static void line_put_value(struct log_line *line, const char *value, size_t leng
 /* RFC 3339, which takes UTC as "Z"; one clock for all hosts whose logs are ever laid side by side. */
 static void format_time(char text[static 32])
 {
-	struct timespec now;
+	struct timespec now = { 0 };
 	struct tm utc;
 	size_t length;
 

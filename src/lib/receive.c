@@ -184,12 +184,19 @@ static int client_peek(int connection_fd, int flags, int *client)
 	return seen == 1 && (message.msg_flags & MSG_CTRUNC) != 0 ? error_of_truncation() : -EPROTO;
 }
 
-static void client_take(int connection_fd)
+/* Takes the byte that was looked at. False when no descriptor came with it: behind a byte without one, the look
+ * shows that of the message after it (unix_stream_read_generic(), Linux 6.18). */
+static bool client_take(int connection_fd)
 {
 	char byte;
+	struct iovec part = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	ssize_t taken;
 
-	while (recv(connection_fd, &byte, 1, MSG_DONTWAIT) < 0 && errno == EINTR)
-		;
+	do {
+		taken = recvmsg(connection_fd, &message, MSG_DONTWAIT);
+	} while (taken < 0 && errno == EINTR);
+	return taken == 1 && (message.msg_flags & MSG_CTRUNC) != 0;
 }
 
 /* 1 and *client: the next client of this connection; 0: it has none, or has ended; a negative errno: for the
@@ -203,12 +210,16 @@ static int connection_receive(struct kaiso_receiver *receiver, struct connection
 		reserve_release(receiver);
 		r = client_peek(connection->fd, flags, client);
 	}
+	if ((r == -EACCES || r == 1) && !client_take(connection->fd)) {
+		if (r == 1)
+			close(*client);
+		r = -EPROTO;
+	}
 	if (r == -EPROTO)
 		connection_close(receiver, connection);
 	if (r == 0 || r == -EPROTO)
 		return 0;
 	if (r == -EACCES || r == 1) {
-		client_take(connection->fd);
 		receiver->silent_count -= connection->is_silent;
 		connection->is_silent = false;
 	}

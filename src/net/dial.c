@@ -56,7 +56,7 @@ int dial_unix_at(int socket_file_fd)
  * "nobody listens" may only mean "not yet". */
 static bool is_just_made(const char *path)
 {
-	struct timespec now;
+	struct timespec now = { 0 };
 	struct stat status;
 	int64_t age_ms;
 

@@ -11,6 +11,7 @@
 
 #include <limits.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/macros.h"
@@ -20,6 +21,8 @@ SANDBOX_CALLS("epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait");
 
 #define LOOP_BATCH 128
 #define TIMER_BATCH 32
+#define WAIT_FAILURES_MAX 100 /* in a row: then the loop is beyond help */
+#define WAIT_FAILURE_NAP_NS 10000000
 #define CATCH_UP_MS 1000 /* at most: events may come faster than they are dealt with */
 
 /* Ends the task list: NULL would say "not queued". */
@@ -207,14 +210,30 @@ static int loop_wait(const struct loop *loop, struct epoll_event events[static L
 	return count ? count : epoll_wait(loop->epoll_fd, events, LOOP_BATCH, loop_wait_ms(loop));
 }
 
+/* Sessions depend on the loop: what passes does not end it. Meanwhile it must not spin. */
+static bool loop_bears_failure(unsigned *failures)
+{
+	static const struct timespec nap = { .tv_nsec = WAIT_FAILURE_NAP_NS };
+	int error = errno;
+
+	if (error == EINTR)
+		return true;
+	nanosleep(&nap, NULL);
+	errno = error;
+	return ++*failures < WAIT_FAILURES_MAX;
+}
+
 int loop_run(struct loop *loop)
 {
 	struct epoll_event events[LOOP_BATCH];
+	unsigned failures = 0;
 
 	while (!loop->is_stopping) {
 		int count = loop_wait(loop, events);
 
-		if (count < 0 && errno != EINTR)
+		if (count >= 0)
+			failures = 0;
+		else if (!loop_bears_failure(&failures))
 			return -errno;
 		loop->now_ms = clock_now_ms();
 		for (int i = 0; i < count; i++) {

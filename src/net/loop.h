@@ -64,7 +64,7 @@ void loop_deinit(struct loop *loop);
  * before its surroundings go. For the end, when nothing goes on forever any more. */
 void loop_run_out(struct loop *loop);
 
-/* Runs until loop_stop(), to the end of that round. 0, or a negative errno of epoll_wait(2). */
+/* Runs until loop_stop(), to the end of that round. 0, or a negative errno of epoll_wait(2) that stays. */
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 

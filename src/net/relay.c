@@ -229,10 +229,28 @@ static enum relay_outcome way_source_error(struct relay_way *way)
 	return RELAY_WAITS_FOR_SOURCE;
 }
 
+/* Does this error of a write say that nobody reads any more? */
+static bool error_is_loss(int error)
+{
+	switch (error) {
+	case EPIPE:
+	case ECONNRESET:
+	case ENOTCONN:
+	case ETIMEDOUT:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ENETDOWN:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Else the system did not do it (ENOBUFS, ENOMEM): the sink is there, and would wait for the rest for ever. */
 static enum relay_outcome way_lose_sink(struct relay_way *way, int error)
 {
 	way->is_sink_reset = error == ECONNRESET;
-	return RELAY_SINK_LOST;
+	return error_is_loss(error) ? RELAY_SINK_LOST : RELAY_NO_MEMORY;
 }
 
 static enum relay_outcome way_sink_error(struct relay_way *way)
@@ -245,11 +263,12 @@ static enum relay_outcome way_sink_error(struct relay_way *way)
 	return RELAY_WAITS_FOR_SINK;
 }
 
-/* Half-close: the source's end becomes the sink's. A sink that is gone already fails here, harmlessly. */
+/* Half-close: the source's end becomes the sink's. A sink that is gone already fails here, harmlessly; any other
+ * would wait for ever for an end that it was not told. */
 static enum relay_outcome way_finish(struct relay_way *way, int sink_fd)
 {
-	if (!way->is_last)
-		shutdown(sink_fd, SHUT_WR);
+	if (!way->is_last && shutdown(sink_fd, SHUT_WR) != 0 && errno != ENOTCONN)
+		return way_lose_sink(way, errno);
 	way->eof_sent = true;
 	return RELAY_FINISHED;
 }

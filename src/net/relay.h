@@ -92,7 +92,7 @@ enum relay_outcome {
 	RELAY_FINISHED,       /* the source ended and all of it was passed on, with its end */
 	RELAY_SOURCE_LOST,    /* the source was reset or failed; what it had sent before was passed on */
 	RELAY_SINK_LOST, /* the sink takes nothing any more (EPIPE, ECONNRESET); what is held is lost with it */
-	RELAY_NO_MEMORY, /* the rest of a short write could not be kept */
+	RELAY_NO_MEMORY, /* the rest of a short write could not be kept, or the system could not write */
 };
 
 /* A way begins readable: the first pump looks. is_tcp: the source is a TCP socket. */

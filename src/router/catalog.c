@@ -324,7 +324,7 @@ static bool stamp_is_equal(const struct service_stamp *one, const struct service
 
 static bool status_is_settled(const struct stat *status)
 {
-	struct timespec now;
+	struct timespec now = { 0 }; /* then nothing is settled */
 
 	clock_gettime(CLOCK_REALTIME_COARSE, &now);
 	return now.tv_sec - status->st_ctim.tv_sec >= SETTLED_AFTER_SECONDS;

@@ -424,9 +424,11 @@ static int lister_start(struct lister *lister)
 	/* Nothing here is large on the stack; a log line is the largest. */
 	pthread_attr_setstacksize(&attributes, 256 << 10);
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&lister->thread, &attributes, lister_main, lister);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	error = pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (error == 0) {
+		error = pthread_create(&lister->thread, &attributes, lister_main, lister);
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+	}
 	pthread_attr_destroy(&attributes);
 	return error;
 }

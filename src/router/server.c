@@ -371,7 +371,10 @@ static int server_init(struct server *server, const struct router_options *optio
 	r = watchdog_start(&server->watchdog, server->workers, server->count);
 	if (r < 0)
 		return r;
-	return server_start_threads(server);
+	if (upgrade_role() != UPGRADE_TAKES)
+		return server_start_threads(server);
+	server_start_threads_again(server);
+	return 0;
 }
 
 /* Has all threads end; what they counted can be read then. */

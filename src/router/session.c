@@ -31,7 +31,7 @@
 #include "router/session_log.h"
 #include "router/worker.h"
 
-SANDBOX_CALLS("getsockopt", "ioctl", "recvfrom", "sendto", "setsockopt");
+SANDBOX_CALLS("connect", "getsockopt", "ioctl", "recvfrom", "sendto", "setsockopt");
 
 #define INPUT_EVENTS (EPOLLIN | EPOLLPRI) /* TCP wakes for both whenever bytes come (sock_def_readable()) */
 #define OTHER_EVENTS (EPOLLRDHUP | EPOLLET)
@@ -1049,13 +1049,15 @@ static enum step on_relay(struct session *session)
 
 /* ---- ENDED ----------------------------------------------------------------------------------------- */
 
-/* Closing a TCP socket then sends RST (SO_LINGER, socket(7)); others do not know such a thing. */
+/* Closing a TCP socket then sends RST (SO_LINGER, socket(7)); others do not know such a thing. Should that be
+ * refused, the socket is disconnected here and now, which sends it as well (connect(2)). */
 static void socket_reset_on_close(int fd)
 {
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+	static const struct sockaddr nowhere = { .sa_family = AF_UNSPEC };
 
-	if (fd >= 0)
-		setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) != 0)
+		connect(fd, &nowhere, sizeof(nowhere));
 }
 
 /* Unread bytes would turn close() into a reset, which can overtake an answer that was just sent. */
@@ -1077,12 +1079,11 @@ static void session_close_manner(struct session *session, enum session_reason re
 {
 	if (reason == SESSION_IDLE_TIMEOUT && session->up.held_bytes == 0 && session->down.held_bytes == 0)
 		return;
-	if (session->state == SESSION_RELAY) {
-		if (reason != SESSION_DONE && reason != SESSION_SERVICE_RESET)
-			socket_reset_on_close(session->backend.fd);
-		if (reason != SESSION_DONE && reason != SESSION_CLIENT_RESET)
-			socket_reset_on_close(session->client.fd);
-	} else if (reason != SESSION_HANDED_OVER) {
+	if (session->state == SESSION_RELAY && reason != SESSION_DONE) {
+		/* Also the one that counts as lost: perhaps it was only the system that could not read from it. */
+		socket_reset_on_close(session->backend.fd);
+		socket_reset_on_close(session->client.fd);
+	} else if (session->state != SESSION_RELAY && reason != SESSION_HANDED_OVER) {
 		session_discard_input(session);
 	}
 }

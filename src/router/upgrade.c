@@ -392,13 +392,17 @@ struct sessions_taker {
 	size_t lost;
 };
 
-static void image_set_flags(const struct session_image *image, int flags)
+/* Of all of them, whatever happens. 0 or a negative errno. */
+static int image_set_flags(const struct session_image *image, int flags)
 {
-	int fds[IMAGE_DESCRIPTORS];
+	int fds[IMAGE_DESCRIPTORS], r = 0;
 	size_t count = session_image_descriptors(image, fds);
 
-	for (size_t i = 0; i < count; i++)
-		fcntl(fds[i], F_SETFD, flags);
+	for (size_t i = 0; i < count; i++) {
+		if (fcntl(fds[i], F_SETFD, flags) < 0)
+			r = -errno;
+	}
+	return r;
 }
 
 static int take_list(const struct field *field, struct sessions_taker *taker)
@@ -820,25 +824,42 @@ static int ask(int program_fd, int state_fd, char *reason, size_t reason_size)
 	return -ENOEXEC;
 }
 
+struct flags_setting {
+	int flags;
+	int error; /* of one that could not be set */
+};
+
 static int set_flags(const struct session_image *image, void *context)
 {
-	image_set_flags(image, *(const int *)context);
+	struct flags_setting *setting = context;
+	int r = image_set_flags(image, setting->flags);
+
+	if (r < 0)
+		setting->error = r;
 	return 0;
 }
 
-/* Whether all that is taken over survives execve(2). */
-static void keep_descriptors(struct worker *workers, unsigned count, int state_fd, bool are_kept)
+static void set_listeners_flags(const struct listen_set *set, struct flags_setting *setting)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		if (fcntl(set->listeners[i].fd, F_SETFD, setting->flags) < 0)
+			setting->error = -errno;
+	}
+}
+
+/* Whether all that is taken over survives execve(2). 0, or a negative errno: then something of it does not. */
+static int keep_descriptors(struct worker *workers, unsigned count, int state_fd, bool are_kept)
 {
 	const struct listen_set *listeners = workers[0].shared->listeners;
 	const struct listen_set *control = workers[0].shared->control;
-	int flags = are_kept ? 0 : FD_CLOEXEC;
+	struct flags_setting setting = { .flags = are_kept ? 0 : FD_CLOEXEC };
 
-	for (size_t i = 0; i < listeners->count; i++)
-		fcntl(listeners->listeners[i].fd, F_SETFD, flags);
-	for (size_t i = 0; i < control->count; i++)
-		fcntl(control->listeners[i].fd, F_SETFD, flags);
-	fcntl(state_fd, F_SETFD, flags);
-	each_session(workers, count, set_flags, &flags);
+	set_listeners_flags(listeners, &setting);
+	set_listeners_flags(control, &setting);
+	if (fcntl(state_fd, F_SETFD, setting.flags) < 0)
+		setting.error = -errno;
+	each_session(workers, count, set_flags, &setting);
+	return setting.error;
 }
 
 int upgrade_run(struct worker *workers, unsigned count, char *reason, size_t reason_size)
@@ -861,9 +882,12 @@ int upgrade_run(struct worker *workers, unsigned count, char *reason, size_t rea
 	environment = environment_with("take", state_fd);
 	if (!environment)
 		return explain(reason, reason_size, -ENOMEM, "the new program cannot be started");
-	keep_descriptors(workers, count, state_fd, true);
-	fexecve(program_fd, upgrade.argv, environment);
-	r = explain(reason, reason_size, -errno, "the new program cannot be started");
+	r = keep_descriptors(workers, count, state_fd, true);
+	if (r == 0) {
+		fexecve(program_fd, upgrade.argv, environment);
+		r = -errno;
+	}
+	explain(reason, reason_size, r, "the new program cannot be started");
 	keep_descriptors(workers, count, state_fd, false);
 	environment_free(environment);
 	return r;

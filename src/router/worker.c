@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
@@ -21,6 +22,7 @@
 SANDBOX_CALLS("accept", "accept4", "eventfd2");
 
 #define ACCEPT_BATCH 16u
+#define ACCEPT_FAILURES_MAX 64u /* one after the other: then it is more than single clients that are gone */
 #define ACCEPT_PAUSE_MS 100
 #define PEERS_CHECK_MIN_MS 1000
 
@@ -244,6 +246,9 @@ static void worker_admit(struct worker_listener *listener, int client_fd, const 
 	struct worker *worker = listener->worker;
 	enum limit limit = limits_begin_session(&worker->shared->limits, peer);
 
+	/* Lost to another thread, while it was given up: not to be missed the next time. */
+	if (worker->spare_fd < 0)
+		worker->spare_fd = spare_open();
 	if (limit != LIMIT_NONE) {
 		worker_refuse(worker, client_fd, peer, limit);
 	} else if (session_new_take(worker, client_fd, peer, listener->service) != 0) {
@@ -260,8 +265,14 @@ static bool worker_accept_one(struct worker_listener *listener)
 	int fd = worker_accept(listener->watch.fd, &peer);
 
 	if (fd >= 0) {
+		listener->failures = 0;
 		worker_admit(listener, fd, &peer);
 		return true;
+	}
+	if (fd != -EAGAIN && ++listener->failures == ACCEPT_FAILURES_MAX) {
+		listener->failures = 0;
+		worker_pause_accepting(worker);
+		return false;
 	}
 	switch (-fd) {
 	case EAGAIN:
@@ -322,11 +333,10 @@ int worker_listen(struct worker *worker)
 
 static void worker_wake(struct worker *worker)
 {
-	static const uint64_t one = 1;
+	int r = fd_raise_event(worker->wake.fd);
 
-	/* Fails only when the counter is full, and then the worker is awake anyway. */
-	if (write(worker->wake.fd, &one, sizeof(one)) < 0)
-		return;
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot wake a thread: %s", strerror(-r));
 }
 
 void worker_post(struct worker *worker, struct lister_wish *wish)
@@ -408,14 +418,14 @@ void worker_ask(struct worker *worker, unsigned question)
 
 void worker_session_gone(struct worker *worker)
 {
-	static const uint64_t one = 1;
+	int r;
 
 	if (!worker->is_draining || worker->is_done || !list_is_empty(&worker->sessions))
 		return;
 	worker->is_done = true;
-	if (--worker->shared->busy_workers == 0 && write(worker->shared->idle_fd, &one, sizeof(one)) < 0)
-		log_message(LOG_LEVEL_ERROR, "cannot tell that the last session has ended: %s",
-			    strerror(errno));
+	r = --worker->shared->busy_workers == 0 ? fd_raise_event(worker->shared->idle_fd) : 0;
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "cannot tell that the last session has ended: %s", strerror(-r));
 }
 
 static void worker_on_drain_timer(struct loop_timer *timer)

@@ -43,6 +43,7 @@ struct worker_listener {
 	struct loop_watch watch;
 	struct worker *worker;
 	unsigned batch;          /* clients to accept at an event: as many as waited the last time */
+	unsigned failures;       /* of accept4(2), one after the other */
 	struct service *service; /* exposed: what its clients get; a reference. NULL: they say */
 };
 

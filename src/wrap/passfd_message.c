@@ -42,16 +42,23 @@ int message_send(int socket_fd, const void *bytes, size_t length, int fd)
 	return sent < 0 ? -errno : 0;
 }
 
+/* Where nobody has asked for credentials, their room holds descriptors too; who sends several does not get them
+ * into this process by it. */
 static int descriptor_in(struct msghdr *message)
 {
-	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
-		int fd;
+	int fds[sizeof(union one_descriptor) / sizeof(int)];
+	size_t count = 0;
 
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
 		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
 			continue;
-		memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-		return fd;
+		count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		memcpy(fds, CMSG_DATA(header), count * sizeof(int));
 	}
+	if (count == 1)
+		return fds[0];
+	while (count > 0)
+		close(fds[--count]);
 	return -1;
 }
 

@@ -13,7 +13,8 @@
 /* Sends the bytes, with fd unless it is -1; fd is kept. Never blocks. 0 or a negative errno. */
 int message_send(int socket_fd, const void *bytes, size_t length, int fd);
 
-/* The length of the message, 0 at the end, or a negative errno; *fd is -1 when there was none. */
+/* The length of the message, 0 at the end, or a negative errno; *fd is -1 when there was not just one: several
+ * are closed. */
 ssize_t message_receive(int socket_fd, void *bytes, size_t size, int flags, int *fd);
 
 /* The address that a word of CONTROL_VARIABLE names. Returns its length. */

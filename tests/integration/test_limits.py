@@ -1,5 +1,7 @@
 """Limits and time: each refuses by its reason, harms no established session, and ends (the protocol, section 3)."""
 
+import resource
+
 import pytest
 
 from harness.services import closed_port
@@ -282,6 +284,22 @@ def test_descriptors_run_out_for_silent_clients(new_router):
     for client in silent:
         client.close()
     wait_until(lambda: works(router), "free descriptors")
+
+
+def test_the_reserve_comes_back(new_router):
+    """A reserve that was lost (to another thread; here it is above the limit) is there again for the next time."""
+    router = new_router("--threads", "1")
+    router.echo("echo")
+    limits = resource.prlimit(router.pid, resource.RLIMIT_NOFILE)
+    files = router.fds()["file"]
+    resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    client = router.open("echo")
+    wait_until(lambda: router.fds()["file"] < files, "the reserve to be given up")
+    resource.prlimit(router.pid, resource.RLIMIT_NOFILE, limits)
+    client.exchange(b"hello")
+    resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (sum(router.fds().values()) + 10, limits[1]))
+    silent = [router.connect() for _ in range(40)]
+    silent[-1].expect_closed()
 
 
 def test_descriptors_run_out_in_bulk(new_router):

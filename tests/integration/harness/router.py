@@ -55,6 +55,8 @@ class Router:
     command: all words behind the program's name, instead of the usual ones. env: variables for it.
     """
 
+    log_kind = Log
+
     def __init__(self, *options, listen=("127.0.0.1:0",), services=None, wrapper=(), command=None, cwd=None,
                  env=None, pass_fds=(), awaits_ready=True):
         self.root = Path(tempfile.mkdtemp(prefix="kaiso-"))
@@ -90,7 +92,7 @@ class Router:
             )
         finally:
             os.close(stderr)
-        self.log = Log(log_end)
+        self.log = self.log_kind(log_end)
         if self.awaits_ready:
             self._await_ready()
         return self
