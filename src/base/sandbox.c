@@ -115,6 +115,7 @@ int sandbox_drop_capabilities(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+	uint32_t excess = 0;
 
 	/* Beyond what must succeed: nobody could get these back after no_new_privs. Only root may drop the first. */
 	for (unsigned i = 0; i < CAPABILITIES_MAX; i++) {
@@ -125,11 +126,14 @@ int sandbox_drop_capabilities(void)
 	if (syscall(SYS_capget, &header, sets) != 0)
 		return -errno;
 	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
+		excess |= sets[i].inheritable |
+			  (sets[i].permitted & ~(uint32_t)(CAPABILITIES_KEPT >> (32 * i)));
 		sets[i].permitted &= (uint32_t)(CAPABILITIES_KEPT >> (32 * i));
 		sets[i].effective = sets[i].permitted;
 		sets[i].inheritable = 0;
 	}
-	return syscall(SYS_capset, &header, sets) == 0 ? 0 : -errno;
+	/* A service manager that gave none may forbid the call as well. */
+	return excess == 0 || syscall(SYS_capset, &header, sets) == 0 ? 0 : -errno;
 }
 
 /* ---- files (Landlock) -------------------------------------------------------------------------------- */
