@@ -15,7 +15,10 @@
 #include <libgen.h>
 #include <limits.h>
 #include <link.h>
+#include <linux/capability.h>
 #include <linux/landlock.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
 #include <pwd.h>
 #include <seccomp.h>
 #include <stdbool.h>
@@ -23,7 +26,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -77,7 +83,7 @@ int sandbox_become_user(const char *name)
 
 	if (strlen(name) >= sizeof(text))
 		return -ENOENT;
-	strcpy(text, name);
+	memcpy(text, name, strlen(name) + 1);
 	colon = strchr(text, ':');
 	if (colon)
 		*colon = '\0';
@@ -101,6 +107,35 @@ int sandbox_keep_privileges(void)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
 }
 
+/* What a router of root's is for: to read what is linked, and to connect to other users' sockets. */
+#define CAPABILITIES_KEPT ((UINT64_C(1) << CAP_DAC_OVERRIDE) | (UINT64_C(1) << CAP_DAC_READ_SEARCH))
+#define CAPABILITIES_MAX 64
+
+int sandbox_drop_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+	uint32_t excess = 0;
+
+	/* Beyond what must succeed: nobody could get these back after no_new_privs. Only root may drop the first. */
+	for (unsigned i = 0; i < CAPABILITIES_MAX; i++) {
+		if (!(CAPABILITIES_KEPT >> i & 1))
+			prctl(PR_CAPBSET_DROP, i, 0, 0, 0);
+	}
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (syscall(SYS_capget, &header, sets) != 0)
+		return -errno;
+	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
+		excess |= sets[i].inheritable |
+			  (sets[i].permitted & ~(uint32_t)(CAPABILITIES_KEPT >> (32 * i)));
+		sets[i].permitted &= (uint32_t)(CAPABILITIES_KEPT >> (32 * i));
+		sets[i].effective = sets[i].permitted;
+		sets[i].inheritable = 0;
+	}
+	/* A service manager that gave none may forbid the call as well. */
+	return excess == 0 || syscall(SYS_capset, &header, sets) == 0 ? 0 : -errno;
+}
+
 /* ---- files (Landlock) -------------------------------------------------------------------------------- */
 
 #define FS_EXECUTE (UINT64_C(1) << 0)
@@ -113,6 +148,21 @@ int sandbox_keep_privileges(void)
 #define FS_IOCTL_DEV (UINT64_C(1) << 15) /* 5: terminals are written, and asked for nothing */
 #define NET_BIND_TCP (UINT64_C(1) << 0)  /* 4 */
 #define SCOPE_SIGNAL (UINT64_C(1) << 1)  /* 6 */
+
+/* By the version that brought it. */
+static const char *const parts_of_landlock[] = {
+	[3] = "truncation", [4] = "TCP ports", [5] = "ioctl of devices", [6] = "signals"
+};
+
+void sandbox_files_missing(int version, char *text, size_t size)
+{
+	size_t length = 0;
+
+	text[0] = '\0';
+	for (int i = MAX(version + 1, 3); i < (int)ARRAY_SIZE(parts_of_landlock) && length < size; i++)
+		length += (size_t)snprintf(text + length, size - length, "%s%s", length > 0 ? ", " : "",
+					   parts_of_landlock[i]);
+}
 
 /* As landlock(7) has it since version 6; older kernels take its beginning. */
 struct ruleset {
@@ -213,7 +263,8 @@ int sandbox_limit_calls(void)
 }
 #else
 
-/* What the C library, its loader (after an upgrade) and its threads call, whatever the program does. */
+/* What the C library, its loader (after an upgrade) and its threads call, whatever the program does; and what a later
+ * program needs to narrow the sandbox that it finds itself in. */
 SANDBOX_CALLS("access", "arch_prctl", "brk", "clock_gettime", "clock_nanosleep", "clone", "close", "exit",
 	      "exit_group", "faccessat", "faccessat2", "fcntl", "fstat", "futex", "getegid", "geteuid",
 	      "getgid", "getpid", "getrandom", "gettid", "getuid", "lseek", "madvise", "mmap", "mprotect",
@@ -221,37 +272,135 @@ SANDBOX_CALLS("access", "arch_prctl", "brk", "clock_gettime", "clock_nanosleep",
 	      "setrlimit", "read", "readlink", "readlinkat", "readv", "restart_syscall", "riscv_flush_icache",
 	      "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield",
 	      "set_robust_list", "set_tid_address", "stat", "statx", "sysinfo", "tgkill", "ugetrlimit",
-	      "uname", "write", "writev");
+	      "uname", "write", "writev", "capget", "capset", "landlock_add_rule", "landlock_create_ruleset",
+	      "landlock_restrict_self", "seccomp");
 
 extern const char *const sandbox_calls_first[] __asm__("__start_sandbox_calls")
 	__attribute__((visibility("hidden")));
 extern const char *const sandbox_calls_end[] __asm__("__stop_sandbox_calls")
 	__attribute__((visibility("hidden")));
 
-/* Names that this architecture, or this version of the library, does not have are no loss. */
-static int permit_call(scmp_filter_ctx filter, const char *name)
-{
-	int number = seccomp_syscall_resolve_name(name);
+/* A call that is in this table is permitted only as one of its lines has it. Numbers are compared in the 32 bits that
+ * the kernel looks at, since the others hold anything. */
+struct rule {
+	const char *call;
+	struct scmp_arg_cmp arguments[3];
+};
 
-	return number < 0 ? 0 : seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
+#define MASKED(argument, mask, value)                                             \
+	{                                                                         \
+		argument, SCMP_CMP_MASKED_EQ, (uint32_t)(mask), (uint32_t)(value) \
+	}
+#define IS(argument, value) MASKED(argument, UINT32_MAX, value)
+#define HAS_NONE(argument, bits) MASKED(argument, bits, 0)
+#define SOCKET(family, type, protocol)                                       \
+	{                                                                    \
+		"socket",                                                    \
+		{                                                            \
+			IS(0, family), MASKED(1, 0xf, type), IS(2, protocol) \
+		}                                                            \
+	}
+#define NAMESPACES 0x7e020000 /* each CLONE_NEW* of clone(2) */
+/* Landlock has the say about writing, where there is one; anyway nothing is made or cut short. */
+#define OPEN_FOR_MORE (O_ACCMODE | O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY))
+#define OPEN_LOG (O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY) /* base/log.c */
+
+#ifdef __s390__
+#define CLONE_FLAGS 1
+#else
+#define CLONE_FLAGS 0
+#endif
+
+static const struct rule rules[] = {
+	{ "clone", { HAS_NONE(CLONE_FLAGS, NAMESPACES) } },
+	{ "fcntl", { IS(1, F_ADD_SEALS) } },
+	{ "fcntl", { IS(1, F_DUPFD_CLOEXEC) } },
+	{ "fcntl", { IS(1, F_GETFD) } },
+	{ "fcntl", { IS(1, F_GETFL) } },
+	{ "fcntl", { IS(1, F_SETFD) } },
+	{ "fcntl", { IS(1, F_SETFL) } },
+	{ "fcntl", { IS(1, F_SETPIPE_SZ) } },
+	{ "ioctl", { IS(1, FIONBIO) } },
+	{ "ioctl", { IS(1, FIONREAD) } },
+	{ "ioctl", { IS(1, SIOCATMARK) } },
+	{ "ioctl", { IS(1, SIOCGIFINDEX) } }, /* if_nametoindex(3): %eth0 */
+	{ "ioctl", { IS(1, SIOCOUTQ) } },
+	{ "ioctl", { IS(1, TCGETS) } }, /* stdio: is it a terminal? */
+	{ "open", { HAS_NONE(1, OPEN_FOR_MORE) } },
+	{ "open", { MASKED(1, ~O_LARGEFILE, OPEN_LOG) } },
+	{ "openat", { HAS_NONE(2, OPEN_FOR_MORE) } },
+	{ "openat", { MASKED(2, ~O_LARGEFILE, OPEN_LOG) } },
+	{ "prctl", { IS(0, PR_SET_NAME) } },
+	{ "prctl", { IS(0, PR_SET_NO_NEW_PRIVS) } }, /* libseccomp, before each filter */
+	{ "prlimit64", { IS(0, 0) } },
+	{ "setpriority", { IS(0, PRIO_PROCESS), IS(1, 0) } },
+	SOCKET(AF_UNIX, SOCK_STREAM, 0),
+	SOCKET(AF_UNIX, SOCK_DGRAM, 0),
+	SOCKET(AF_INET, SOCK_STREAM, 0),
+	SOCKET(AF_INET, SOCK_STREAM, IPPROTO_TCP),
+	SOCKET(AF_INET, SOCK_DGRAM, 0),
+	SOCKET(AF_INET, SOCK_DGRAM, IPPROTO_UDP),
+	SOCKET(AF_INET6, SOCK_STREAM, 0),
+	SOCKET(AF_INET6, SOCK_STREAM, IPPROTO_TCP),
+	SOCKET(AF_INET6, SOCK_DGRAM, 0),
+	SOCKET(AF_INET6, SOCK_DGRAM, IPPROTO_UDP),
+};
+
+/* Names that this architecture, or this version of the library, does not have are no loss: number is negative. */
+static int permit(scmp_filter_ctx filter, const struct rule *rule)
+{
+	int number = seccomp_syscall_resolve_name(rule->call);
+	unsigned count = 0;
+
+	while (count < ARRAY_SIZE(rule->arguments) && rule->arguments[count].op != 0)
+		count++;
+	return number < 0 ? 0 :
+			    seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, count, rule->arguments);
+}
+
+static bool has_rules(const char *call)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+		if (strcmp(rules[i].call, call) == 0)
+			return true;
+	}
+	return strcmp(call, "tgkill") == 0;
+}
+
+static int permit_all(scmp_filter_ctx filter)
+{
+	/* abort(3); the process is the same after an upgrade. */
+	const struct rule own_signal = { "tgkill", { IS(0, getpid()) } };
+	int r = permit(filter, &own_signal);
+
+	/* cppcheck-suppress comparePointers; they are the ends of one section */
+	for (const char *const *name = sandbox_calls_first; r == 0 && name < sandbox_calls_end; name++) {
+		if (*name && !has_rules(*name))
+			r = permit(filter, &(struct rule){ .call = *name });
+	}
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(rules); i++)
+		r = permit(filter, &rules[i]);
+	return r;
 }
 
 int sandbox_limit_calls(void)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int r = filter ? 0 : -ENOMEM;
+	int r = filter ? permit_all(filter) : -ENOMEM;
 
-	for (const char *const *name = sandbox_calls_first; r == 0 && name < sandbox_calls_end; name++) {
-		if (*name)
-			r = permit_call(filter, *name);
-	}
 	/* The C library then takes clone(2). */
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 	if (r == 0)
 		r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+	/* The kernel's own errno, not ECANCELED. */
 	if (r == 0)
+		r = seccomp_attr_set(filter, SCMP_FLTATR_API_SYSRAWRC, 1);
+	if (r == 0) {
 		r = seccomp_load(filter);
+		if (r == -EINVAL)
+			r = -ENOSYS; /* as prctl(2) says it */
+	}
 	if (filter)
 		seccomp_release(filter);
 	return r;

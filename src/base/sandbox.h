@@ -27,30 +27,47 @@
 #define SANDBOX_HAS_CALLS 1
 #endif
 
-/* Grows whenever SANDBOX_CALLS() do: a program that needs more than the running one was left with cannot take over its
- * process. */
-#define SANDBOX_REVISION 1
+/*
+ * Grows whenever what the sandbox permits changes (tools/check-sandbox sees to it). A program that takes over a process
+ * in an older one puts its own around it; if it needs more than that one permits, it cannot take over: SANDBOX_NEEDS is
+ * the oldest that it can live in, so what permits more than before raises it to SANDBOX_REVISION.
+ */
+#ifndef SANDBOX_REVISION /* tests have programs of other revisions */
+#define SANDBOX_REVISION 2
+#define SANDBOX_NEEDS 1
+#endif
 
 /*
- * Becomes that user (NAME or NAME:GROUP, by number too), with the user's own groups alone. For root, or for whoever is
- * that user already. 0, or a negative errno: -ENOENT no such user or group, -EPERM not permitted.
+ * Becomes that user (NAME or NAME:GROUP, by number too), with the user's own groups alone. For root; whoever is that user
+ * already stays as it is, groups included. 0, or a negative errno: -ENOENT no such user or group, -EPERM not permitted.
  */
 int sandbox_become_user(const char *name);
 
 /* execve(2) gives no rights any more. 0 or a negative errno. */
 int sandbox_keep_privileges(void);
 
+/* Gives up root's powers but two: to read any file and to connect to any socket that its links lead to. 0 or a
+ * negative errno. */
+int sandbox_drop_capabilities(void);
+
 /*
- * Files can be read as before, but not written, made or removed, save that files in removable (directories; count of
- * them) may be removed; none can be run, save what lies where program (a path) does and its loader. No TCP port can be
- * bound, where the kernel knows that (the result says its Landlock version), and no process outside be signalled.
- * Standard error stays writable. Returns the version of Landlock, or a negative errno: -ENOSYS, -EOPNOTSUPP: not on
- * this kernel.
+ * Files can be read as before, but not written, made or removed, save that what is in removable (directories; count of
+ * them), and in the directories beneath, may be removed: Landlock knows no less. None can be run, save what lies where
+ * program (a path) does and its loader; but a loader runs whatever can be read, and a memfd can be run, in the same
+ * sandbox. No TCP port can be bound, where the kernel knows that (the result says its Landlock version), and no process
+ * outside be signalled. Standard error stays writable. Returns the version of Landlock, or a negative errno: -ENOSYS,
+ * -EOPNOTSUPP: not on this kernel.
  */
 int sandbox_limit_files(const char *program, const char *const *removable, size_t count);
 
-/* Only the calls that SANDBOX_CALLS() name; others fail with EPERM. 0 or a negative errno; -ENOSYS: not on this
- * kernel, or a program with a sanitizer, which makes calls of its own. */
+/* What a kernel whose Landlock has this version lacks, for people: "TCP ports, signals"; terminated, empty when nothing
+ * is. */
+#define SANDBOX_MISSING_SIZE 128
+void sandbox_files_missing(int version, char *text, size_t size);
+
+/* Only the calls that SANDBOX_CALLS() name, and of some only what the program does with them; others fail with EPERM.
+ * 0 or a negative errno; -ENOSYS: not on this kernel, or a program of clang's or with a sanitizer, which makes calls of
+ * its own. */
 int sandbox_limit_calls(void);
 
 #endif

@@ -357,8 +357,9 @@ static int run_upgrade(const struct settings *settings)
 	error = json_string_value(json_object_get(answer, "error"));
 	after = error || (!answer && errno != ECONNRESET) ? NULL : ask_version(settings);
 	if (after)
-		printf("version %s goes on with %" PRIu64 " sessions (before: version %s)\n",
-		       text_of(after, "version"), number_of(after, "open"), text_of(before, "version"));
+		printf("version %s goes on with %" PRIu64 " session%s (before: version %s)\n",
+		       text_of(after, "version"), number_of(after, "open"),
+		       number_of(after, "open") == 1 ? "" : "s", text_of(before, "version"));
 	else
 		status = say_reason(settings, error ? error : "the router does not answer; see its log");
 	json_decref(before);

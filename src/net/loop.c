@@ -204,7 +204,8 @@ static int loop_wait(const struct loop *loop, struct epoll_event events[static L
 {
 	int count = 0;
 
-	if (loop->busy_poll_us > 0 && loop->tasks == &loop_tasks_end)
+	/* Not while there is something to do already, timers that are due included. */
+	if (loop->busy_poll_us > 0 && loop_wait_ms(loop) != 0)
 		count = loop_poll(loop, events);
 	return count ? count : epoll_wait(loop->epoll_fd, events, LOOP_BATCH, loop_wait_ms(loop));
 }

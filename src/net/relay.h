@@ -82,7 +82,7 @@ struct relay_way {
 	bool eof_seen : 1;       /* the source has ended */
 	bool eof_sent : 1;       /* and the sink was told; the way is finished */
 	bool is_broken : 1;      /* the sink is gone; set by the caller through relay_way_break() */
-	bool is_unanswered : 1;  /* the caller's: the sink had not acknowledged when it looked */
+	bool is_unanswered : 1;  /* the caller's: the sink had not answered when it looked */
 };
 
 enum relay_outcome {

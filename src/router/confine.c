@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <libgen.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,35 +56,62 @@ static int confine_files(const struct listen_set *listeners, const struct listen
 	return r;
 }
 
-static void warn_missing(const char *what, int error)
+/* Whether that part is there; inside an older sandbox, whether it could be narrowed. */
+static bool check_part(const char *what, int result)
 {
-	log_message(LOG_LEVEL_WARNING, "the sandbox is without %s: %s", what,
-		    error == -ENOSYS || error == -EOPNOTSUPP ? "this kernel or build has none" :
-							       strerror(-error));
+	if (result < 0 && upgrade_sandbox() > 0)
+		log_message(
+			LOG_LEVEL_WARNING,
+			"the sandbox is still that of an older version in one part (%s): restart to get the stricter one",
+			what);
+	else if (result < 0)
+		log_message(LOG_LEVEL_WARNING, "the sandbox is without %s: %s", what,
+			    result == -ENOSYS || result == -EOPNOTSUPP ? "this kernel or build has none" :
+									 strerror(-result));
+	return result >= 0;
+}
+
+static void check_landlock(int version)
+{
+	char missing[SANDBOX_MISSING_SIZE];
+
+	sandbox_files_missing(version, missing, sizeof(missing));
+	if (missing[0] != '\0')
+		log_message(LOG_LEVEL_WARNING,
+			    "the sandbox is without a part of Landlock (%s): this kernel has its version %d",
+			    missing, version);
+}
+
+/* Around that of an older version, if that is where the process is. */
+static void confine_process(const struct listen_set *listeners, const struct listen_set *control)
+{
+	int files;
+	bool has_files, has_calls;
+
+	check_part("no_new_privs", sandbox_keep_privileges());
+	check_part("a limit to root's powers", sandbox_drop_capabilities());
+	files = confine_files(listeners, control);
+	has_files = check_part("Landlock", files);
+	if (has_files)
+		check_landlock(files);
+	has_calls = check_part("seccomp", sandbox_limit_calls());
+	if (has_calls)
+		upgrade_set_sandbox(SANDBOX_REVISION);
+	else if (has_files && upgrade_sandbox() == 0)
+		upgrade_set_sandbox(UPGRADE_SANDBOX_OF_FILES);
 }
 
 int confine(const struct router_options *options, const struct listen_set *listeners,
 	    const struct listen_set *control)
 {
-	int files, calls, r = options->user ? confine_user(options->user) : 0;
+	/* Who takes over is that user already, and may not be able to look it up from inside. */
+	int r = options->user && upgrade_role() != UPGRADE_TAKES ? confine_user(options->user) : 0;
 
 	if (r < 0)
 		return r;
-	if (!options->has_sandbox) {
+	if (!options->has_sandbox)
 		log_message(LOG_LEVEL_WARNING, "there is no sandbox: --no-sandbox turned it off");
-		return 0;
-	}
-	if (upgrade_is_confined())
-		return 0;
-	r = sandbox_keep_privileges();
-	if (r < 0)
-		warn_missing("no_new_privs", r);
-	files = confine_files(listeners, control);
-	if (files < 0)
-		warn_missing("Landlock", files);
-	calls = sandbox_limit_calls();
-	if (calls < 0)
-		warn_missing("seccomp", calls);
-	upgrade_set_confined();
+	else if (upgrade_sandbox() < SANDBOX_REVISION)
+		confine_process(listeners, control);
 	return 0;
 }

@@ -1266,38 +1266,51 @@ static void session_on_task(struct loop_task *task)
 		session_run(session);
 }
 
-/* Are there bytes under way to this TCP peer, or a question whether it takes more, and no answer for so long?
- * A peer that takes nothing but says so is well: TCP_USER_TIMEOUT would end it as well (tcp_probe_timer()). */
-static bool socket_is_unanswered(int fd, uint64_t silence_ms)
+/* At how many checks in a row, this one included, this TCP peer has left bytes, or the question whether it takes more,
+ * unanswered. A peer that takes nothing but says so is well: TCP_USER_TIMEOUT would end it too (tcp_probe_timer()). A
+ * stalled one is asked ever more seldom, and one question that is lost is no silence. */
+static unsigned count_silence(int fd, unsigned before, uint64_t interval_ms)
 {
 	struct tcp_info info = { 0 };
 	socklen_t length = sizeof(info);
 	int unsent = 0;
 
 	if (ioctl(fd, SIOCOUTQ, &unsent) != 0 || unsent == 0) /* the cheaper question; mostly it is enough */
-		return false;
-	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
-	       (info.tcpi_retransmits > 0 || info.tcpi_probes > 0) && info.tcpi_last_ack_recv >= silence_ms;
+		return 0;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0 ||
+	    (info.tcpi_retransmits == 0 && info.tcpi_probes < 2))
+		return 0;
+	return info.tcpi_last_ack_recv >= interval_ms ? before + 1 : 1;
 }
 
-/* The sink of this way: true when it was so the last time as well. */
-static bool way_is_dead(struct relay_way *way, int sink_fd, uint64_t silence_ms)
+/* Dead at the third check in a row: silent for two intervals at least, which are --keepalive. */
+static bool client_is_dead(struct session *session, uint64_t interval_ms)
 {
-	bool was_unanswered = way->is_unanswered;
+	unsigned before = session->down.is_unanswered + (unsigned)session->is_client_overdue;
+	unsigned silence = count_silence(session->client.fd, before, interval_ms);
 
-	way->is_unanswered = socket_is_unanswered(sink_fd, was_unanswered ? silence_ms : 0);
-	return was_unanswered && way->is_unanswered;
+	session->down.is_unanswered = silence > 0;
+	session->is_client_overdue = silence > 1;
+	return silence > 2;
 }
 
-void session_check_peers(struct session *session)
+static bool backend_is_dead(struct session *session, uint64_t interval_ms)
 {
-	uint64_t silence_ms = session->worker->shared->options->keepalive_ms / 2;
+	unsigned before = session->up.is_unanswered + (unsigned)session->is_backend_overdue;
+	unsigned silence = count_silence(session->backend.fd, before, interval_ms);
 
+	session->up.is_unanswered = silence > 0;
+	session->is_backend_overdue = silence > 1;
+	return silence > 2;
+}
+
+void session_check_peers(struct session *session, uint64_t interval_ms)
+{
 	if (session->state != SESSION_RELAY)
 		return;
-	if (session->up.is_tcp && way_is_dead(&session->down, session->client.fd, silence_ms))
+	if (session->up.is_tcp && client_is_dead(session, interval_ms))
 		session->is_client_lost = true;
-	else if (session->down.is_tcp && way_is_dead(&session->up, session->backend.fd, silence_ms))
+	else if (session->down.is_tcp && backend_is_dead(session, interval_ms))
 		session_reset_client(session);
 	if (session->is_client_lost)
 		session_run(session);

@@ -52,7 +52,7 @@ enum session_state {
 	SESSION_ENDED,
 };
 
-#define SESSION_STARTED_BITS 38
+#define SESSION_STARTED_BITS 37
 #define SESSION_STARTED_MASK ((UINT64_C(1) << SESSION_STARTED_BITS) - 1)
 
 struct worker;
@@ -78,8 +78,8 @@ struct session {
 	struct relay_way down; /* backend to client */
 	union addr peer;       /* the client's address */
 	struct loop_timer timer;
-	uint64_t started_ms : SESSION_STARTED_BITS; /* the low bits of the clock: enough for eight years */
-	uint64_t state : 4;                         /* enum session_state; written by session_enter() alone */
+	uint64_t started_ms : SESSION_STARTED_BITS; /* the low bits of the clock: enough for four years */
+	uint64_t state : 3;                         /* enum session_state; written by session_enter() alone */
 	uint64_t refusal : 5;       /* REPLY: the enum session_reason to end with, 0 to go on */
 	uint64_t limit : 3;         /* enum limit: the one that a refusal is about */
 	uint64_t wants_verdict : 1; /* asked by `.kaiso/open` */
@@ -95,6 +95,9 @@ struct session {
 		is_resetting : 1; /* RELAY: the service was reset, the client's last bytes are on their way */
 	uint64_t retry_shift : 3; /* HANDOVER, is_resetting: how often it was waited, for the next wait */
 	uint64_t has_turn : 1;    /* service->turn is this session's */
+	uint64_t
+		is_client_overdue : 1; /* RELAY: it was unanswered (down.is_unanswered) at the check before, too */
+	uint64_t is_backend_overdue : 1;
 };
 
 /*
@@ -119,10 +122,10 @@ const char *session_state_name(enum session_state state);
 /* Ends the session now, in whatever state it is; it is freed after the current events. */
 void session_end(struct session *session, enum session_reason reason);
 
-/* To be called twice within --keepalive: a TCP peer that has not answered from one time to the next, though there are
- * bytes for it under way, is gone with its host, and the session ends as by a reset. TCP's own keepalive is for the time
- * when nothing is under way. */
-void session_check_peers(struct session *session);
+/* To be called twice within --keepalive: a TCP peer that has answered nothing from one call to the third, though there
+ * are bytes for it under way, is gone with its host, and the session ends as by a reset. TCP's own keepalive is for the
+ * time when nothing is under way. interval_ms: the time from call to call. */
+void session_check_peers(struct session *session, uint64_t interval_ms);
 
 /* The router drains: a session that has not asked for a service is ended. */
 void session_drain(struct session *session);

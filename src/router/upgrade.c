@@ -64,7 +64,7 @@ static struct {
 	int state_fd;
 	char *state; /* ASKED, TAKES: the whole */
 	size_t length;
-	uint64_t sandbox; /* SANDBOX_REVISION of the one that this process is in; 0 for none */
+	uint64_t sandbox; /* upgrade_sandbox() */
 	char previous_version[64];
 } upgrade = { .state_fd = -1 };
 
@@ -83,14 +83,14 @@ const char *upgrade_program(void)
 	return upgrade.program;
 }
 
-bool upgrade_is_confined(void)
+uint64_t upgrade_sandbox(void)
 {
-	return upgrade.sandbox > 0;
+	return upgrade.sandbox;
 }
 
-void upgrade_set_confined(void)
+void upgrade_set_sandbox(uint64_t revision)
 {
-	upgrade.sandbox = SANDBOX_REVISION;
+	upgrade.sandbox = revision;
 }
 
 /* ---- the state, read --------------------------------------------------------------------------------- */
@@ -288,7 +288,7 @@ int upgrade_answer(void)
 	if (r == -ENOTSUP)
 		printf("version " KAISO_VERSION
 		       " is older than the running one, and does not know all of its state\n");
-	else if (r == 0 && upgrade.sandbox > 0 && upgrade.sandbox < SANDBOX_REVISION)
+	else if (r == 0 && upgrade.sandbox > 0 && upgrade.sandbox < SANDBOX_NEEDS)
 		r = -EPERM;
 	if (r == -EPERM)
 		printf("version " KAISO_VERSION
@@ -712,7 +712,10 @@ _Noreturn static void child_ask(int program_fd, int state_fd, int answer_fd, cha
 	dup2(answer_fd, STDERR_FILENO);
 	fcntl(state_fd, F_SETFD, 0);
 	fexecve(program_fd, upgrade.argv, environment);
-	why = strerrordesc_np(errno);
+	why = errno == EACCES && upgrade.sandbox > 0 ?
+		      "Permission denied; within the sandbox only what lies where the running one does can be, so "
+		      "restart it if this has another directory" :
+		      strerrordesc_np(errno);
 	if (write(STDOUT_FILENO, "it cannot be run: ", 18) < 0 || write(STDOUT_FILENO, why, strlen(why)) < 0)
 		_exit(126);
 	_exit(126);

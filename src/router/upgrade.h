@@ -12,8 +12,8 @@
 #ifndef KAISO_ROUTER_UPGRADE_H
 #define KAISO_ROUTER_UPGRADE_H
 
-#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "net/listen.h"
 #include "router/worker.h"
@@ -57,9 +57,11 @@ enum upgrade_role upgrade_role(void);
 /* The path of the program's file; NULL when it is not known. */
 const char *upgrade_program(void);
 
-/* Whether this process is in a sandbox already (base/sandbox.h): the program before put it there, or this one did. */
-bool upgrade_is_confined(void);
-void upgrade_set_confined(void);
+/* The SANDBOX_REVISION (base/sandbox.h) of the program that put this process into a sandbox, be it one before; 0 for
+ * none. OF_FILES: one that gave up no system call, as no revision needs any that is missing there. */
+#define UPGRADE_SANDBOX_OF_FILES UINT64_MAX
+uint64_t upgrade_sandbox(void);
+void upgrade_set_sandbox(uint64_t revision);
 
 /* ASKED: says on standard output whether the state can be read. The exit status. */
 int upgrade_answer(void);

@@ -134,14 +134,17 @@ struct resolver *worker_resolver(struct worker *worker)
 
 /* ---- peers that are gone ------------------------------------------------------------------------------ */
 
+static uint64_t worker_peers_interval_ms(const struct worker *worker)
+{
+	return MAX(worker->shared->options->keepalive_ms / 2, PEERS_CHECK_MIN_MS);
+}
+
 static int worker_arm_peers_timer(struct worker *worker)
 {
-	uint64_t keepalive_ms = worker->shared->options->keepalive_ms;
-
-	if (keepalive_ms == 0)
+	if (worker->shared->options->keepalive_ms == 0)
 		return 0;
 	return loop_timer_set(&worker->loop, &worker->peers_timer,
-			      clock_now_ms() + MAX(keepalive_ms / 2, PEERS_CHECK_MIN_MS));
+			      clock_now_ms() + worker_peers_interval_ms(worker));
 }
 
 static void worker_on_peers_timer(struct loop_timer *timer)
@@ -149,7 +152,8 @@ static void worker_on_peers_timer(struct loop_timer *timer)
 	struct worker *worker = CONTAINER_OF(timer, struct worker, peers_timer);
 
 	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next)
-		session_check_peers(CONTAINER_OF(link, struct session, link));
+		session_check_peers(CONTAINER_OF(link, struct session, link),
+				    worker_peers_interval_ms(worker));
 	worker_arm_peers_timer(worker); /* there was a place for it in the heap */
 }
 

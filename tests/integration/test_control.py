@@ -269,7 +269,7 @@ def test_upgrade(controlled, control):
     for _ in range(3):
         result = kaiso("upgrade", "--control", control)
         assert result.returncode == 0, result.stderr
-        assert "goes on with 1 sessions" in result.stdout
+        assert "goes on with 1 session (before" in result.stdout
         client.exchange(b"still there")
     assert stat.S_IMODE(os.stat(control).st_mode) == 0o600
     answer = status(control)

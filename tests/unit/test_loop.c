@@ -547,6 +547,32 @@ static void test_busy_polling_changes_no_order(void **state)
 	close(watch.fd);
 }
 
+static unsigned due_left;
+
+static void on_expire_of_many(struct loop_timer *timer)
+{
+	(void)timer;
+	if (--due_left == 0)
+		loop_stop(&loop);
+}
+
+/* More timers are due than one round runs: nobody is to wait for events meanwhile, least of all actively. */
+static void test_busy_polling_holds_up_no_timer(void **state)
+{
+	static struct loop_timer due[100];
+	const uint64_t begin_ms = clock_now_ms();
+
+	(void)state;
+	loop.busy_poll_us = 20 * 1000 * 1000;
+	due_left = ARRAY_SIZE(due);
+	for (size_t i = 0; i < ARRAY_SIZE(due); i++) {
+		due[i].on_expire = on_expire_of_many;
+		assert_int_equal(loop_timer_set(&loop, &due[i], 1), 0);
+	}
+	assert_int_equal(loop_run(&loop), 0);
+	assert_true(clock_now_ms() - begin_ms < loop.busy_poll_us / 1000);
+}
+
 static volatile sig_atomic_t signals_seen;
 
 static void on_signal(int number)
@@ -633,6 +659,7 @@ int main(void)
 		LOOP_TEST(test_a_watch_gets_the_events_it_is_registered_for),
 		LOOP_TEST(test_an_edge_comes_once),
 		LOOP_TEST(test_busy_polling_changes_no_order),
+		LOOP_TEST(test_busy_polling_holds_up_no_timer),
 		LOOP_TEST(test_what_cannot_be_watched),
 		LOOP_TEST(test_an_unchanged_watch_costs_nothing),
 		LOOP_TEST(test_more_events_than_a_batch),
