@@ -17,6 +17,7 @@
 #include "base/macros.h"
 #include "cmd/cmd.h"
 #include "net/relay.h"
+#include "router/http.h"
 #include "router/server.h"
 #include "router/upgrade.h"
 
@@ -320,14 +321,14 @@ static uint64_t pipes_allowed(uint64_t descriptors)
 int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
 {
 	struct router_options *router = &settings->router;
-	uint64_t descriptors = fd_raise_limit();
+	uint64_t descriptors = fd_raise_limit(), reserved = router->http ? HTTP_DESCRIPTORS_MAX : 0;
 	int status;
 
 	router->max_pipes =
 		(unsigned)MIN(pipes_allowed(descriptors) / router->threads, (uint64_t)PIPES_PER_THREAD_MAX);
 	if (router->max_sessions == 0)
-		router->max_sessions =
-			server_default_sessions(descriptors, router->threads, router->max_pipes);
+		router->max_sessions = server_default_sessions(descriptors - MIN(descriptors, reserved),
+							       router->threads, router->max_pipes);
 	for (size_t i = 0; i < listeners->count; i++)
 		listen_set_keepalive(listeners->listeners[i].fd, router->keepalive_ms);
 	status = server_run(router, listeners);

@@ -23,6 +23,7 @@
 #define HTTP_MEMORY_MAX 16384 /* of a connection: more than a request's headers need */
 #define HTTP_SILENCE_S 10
 #define HTTP_PAUSE_MS 1000
+#define HTTP_DESCRIPTORS_MAX (HTTP_CONNECTIONS_MAX + 4) /* besides what it listens on */
 
 struct http;
 

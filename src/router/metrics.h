@@ -1,8 +1,7 @@
 /*
  * A report as Prometheus reads it: the text format, version 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
  *
- * Counters never fall while the program is the same; an upgrade begins anew with most of them, as a restart does, and
- * process_start_time_seconds says so. There are as many values by service as STATS_SERVICES_MAX permits, whatever
+ * Counters never fall, not by an upgrade either; when that was, process_start_time_seconds tells. There are as many values by service as STATS_SERVICES_MAX permits, whatever
  * clients ask for: only services that were found have any.
  */
 #ifndef KAISO_ROUTER_METRICS_H

@@ -373,7 +373,10 @@ static int server_start_http(struct server *server)
 	if (server->http_sockets.count == 0)
 		return 0;
 	server->http = http_new(&server->source, &server->http_sockets, server->shared.options->http);
-	return server->http || upgrade_role() == UPGRADE_TAKES ? 0 : -ENOTSUP;
+	if (server->http)
+		return 0;
+	listen_set_close(&server->http_sockets);
+	return upgrade_role() == UPGRADE_TAKES ? 0 : -ENOTSUP;
 }
 
 static int server_init(struct server *server, const struct router_options *options,

@@ -403,6 +403,21 @@ def test_no_scrape_is_refused_by_an_upgrade(web):
         task.join()
 
 
+def test_counters_go_on_over_an_upgrade(web):
+    web.echo("foo")
+    client = web.open("foo").exchange(b"hello")
+    web.open("foo").exchange(b"hello").end().expect_end()
+    wait_until(lambda: metrics(web)['kaiso_sessions_total{reason="done"}'] == 1, "the end of a session")
+    before = metrics(web)
+    upgrade(web, 1)
+    after = metrics(web)
+    counters = {name for name in before if "_total" in name or "_count" in name or "_bucket" in name}
+    assert len(counters) > 50
+    assert {name: (before[name], after.get(name)) for name in counters if after.get(name, -1) < before[name]} == {}
+    assert after['kaiso_service_bytes_total{service="foo",direction="sent"}'] == 10
+    client.exchange(b"hello").end().expect_end()
+
+
 def test_a_reader_that_takes_nothing_holds_up_no_upgrade(web):
     host, _, port = http_address(web).rpartition(":")
     with socket.socket() as sock:
