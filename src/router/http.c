@@ -147,15 +147,18 @@ static enum MHD_Result begin_report(struct http_request *request, enum http_want
 
 static enum MHD_Result answer_report(struct http_request *request)
 {
-	struct answer whole = { .status = MHD_HTTP_OK,
-				.type = request->want == HTTP_METRICS ? METRICS_CONTENT_TYPE :
-									"application/json",
-				.policy = POLICY_NOTHING,
-				.text = STEAL_PTR(request->text),
-				.length = request->length,
-				.is_taken = true };
+	bool is_metrics = request->want == HTTP_METRICS;
+	char *text = STEAL_PTR(request->text);
 
-	return whole.text ? answer_with(request, &whole) : MHD_NO;
+	if (!text)
+		return MHD_NO;
+	return answer_with(request,
+			   &(struct answer){ .status = MHD_HTTP_OK,
+					     .type = is_metrics ? METRICS_CONTENT_TYPE : "application/json",
+					     .policy = POLICY_NOTHING,
+					     .text = text,
+					     .length = request->length,
+					     .is_taken = true });
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@
 	CALL(suspend_connection)
 
 struct http_library {
+/* NOLINTNEXTLINE(bugprone-macro-parentheses): it is a declaration */
 #define HTTP_LIBRARY_MEMBER(name) __typeof__(&MHD_##name) name;
 	HTTP_LIBRARY_CALLS(HTTP_LIBRARY_MEMBER)
 #undef HTTP_LIBRARY_MEMBER
