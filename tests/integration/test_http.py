@@ -349,6 +349,20 @@ def test_a_connection_that_waits_costs_nothing(new_router):
     connection.close()
 
 
+def test_no_descriptor_is_free(new_router):
+    """Whoever asks then waits, nothing spins, and is answered once there is one."""
+    web = new_router("--http", "127.0.0.1:0", "--threads", "1", "--max-sessions", "1000",
+                     wrapper=("prlimit", "--nofile=60:60"))
+    clients = [web.connect().send(b"x") for _ in range(60)]
+    web.wait_log(limit="descriptors")
+    task = Task(ask, web)
+    web.assert_quiet()
+    assert task.is_running()
+    for client in clients:
+        client.close()
+    assert task.join().status == 200
+
+
 # ---- where it listens
 
 def test_a_loopback_address_is_no_warning(web):
