@@ -397,6 +397,7 @@ def upgrade(router, count):
     router.log.wait(count, msg="upgraded")
 
 
+@pytest.mark.threads
 def test_no_scrape_is_refused_by_an_upgrade(web):
     done = threading.Event()
     scrapes = []
