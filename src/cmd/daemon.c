@@ -17,6 +17,7 @@
 #include "base/macros.h"
 #include "cmd/cmd.h"
 #include "net/relay.h"
+#include "router/http.h"
 #include "router/server.h"
 #include "router/upgrade.h"
 
@@ -165,6 +166,9 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "control", "PATH", parse_text, AT(router.control),
 	  "the path of a UNIX socket, or none",
 	  "where `kaiso status` and its like find this router, or none (default: control in\n$RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/kaiso, else none)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "http", "ADDR:PORT", parse_text, AT(router.http),
+	  "an address and a port",
+	  "a status page, /status.json, /metrics for Prometheus and /healthz, for whoever can\nreach the address: best a loopback one (default: none)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),
 	  "a user's name or number, perhaps with a group",
 	  "become that user once the addresses are taken (only root can); a UNIX socket then\nstays behind at the end where that user may not remove it" },
@@ -317,14 +321,14 @@ static uint64_t pipes_allowed(uint64_t descriptors)
 int daemon_run(struct daemon_settings *settings, struct listen_set *listeners)
 {
 	struct router_options *router = &settings->router;
-	uint64_t descriptors = fd_raise_limit();
+	uint64_t descriptors = fd_raise_limit(), reserved = router->http ? HTTP_DESCRIPTORS_MAX : 0;
 	int status;
 
 	router->max_pipes =
 		(unsigned)MIN(pipes_allowed(descriptors) / router->threads, (uint64_t)PIPES_PER_THREAD_MAX);
 	if (router->max_sessions == 0)
-		router->max_sessions =
-			server_default_sessions(descriptors, router->threads, router->max_pipes);
+		router->max_sessions = server_default_sessions(descriptors - MIN(descriptors, reserved),
+							       router->threads, router->max_pipes);
 	for (size_t i = 0; i < listeners->count; i++)
 		listen_set_keepalive(listeners->listeners[i].fd, router->keepalive_ms);
 	status = server_run(router, listeners);

@@ -32,6 +32,8 @@ struct router_options {
 	enum relay_mode relay_down; /* and back */
 	const char
 		*control; /* path of the control socket, or "none"; borrowed. NULL: control_default_path() */
+	const char
+		*http; /* where the status page is, as listen_set_add() takes it; borrowed. NULL: nowhere */
 	uint64_t request_timeout_ms;
 	uint64_t connect_timeout_ms;
 	uint64_t idle_timeout_ms;

@@ -23,6 +23,7 @@
 #include "base/sandbox.h"
 #include "router/confine.h"
 #include "router/control.h"
+#include "router/http.h"
 #include "router/upgrade.h"
 #include "router/watchdog.h"
 #include "router/worker.h"
@@ -48,6 +49,8 @@ struct server {
 	struct loop_watch idle;
 	struct listen_set control_socket;
 	struct control *control; /* NULL: none */
+	struct listen_set http_sockets;
+	struct http *http; /* NULL: none */
 	struct report_source source;
 	struct watchdog watchdog;
 };
@@ -94,12 +97,23 @@ static void server_drain(struct server *server)
 	listen_set_shut(server->shared.listeners);
 }
 
-static void server_ask_upgrade(void *context)
+static void server_stop_to_upgrade(void *context)
 {
 	struct server *server = context;
 
 	server->must_upgrade = true;
 	loop_stop(&server->workers[0].loop);
+}
+
+/* Requests under way to --http are answered before. */
+static void server_ask_upgrade(void *context)
+{
+	struct server *server = context;
+
+	if (server->http)
+		http_pause(server->http, server_stop_to_upgrade, server);
+	else
+		server_stop_to_upgrade(server);
 }
 
 static void server_ask_drain(void *context)
@@ -247,6 +261,8 @@ static void server_upgrade(struct server *server)
 		log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
 		if (server->control)
 			control_upgrade_refused(server->control, "the router is about to stop");
+		if (server->http)
+			http_resume(server->http);
 		loop_resume(&server->workers[0].loop);
 		return;
 	}
@@ -261,6 +277,8 @@ static void server_upgrade(struct server *server)
 		control_upgrade_refused(server->control, reason);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_resume(&server->workers[i]);
+	if (server->http)
+		http_resume(server->http);
 	server_start_threads_again(server);
 }
 
@@ -304,7 +322,7 @@ static int server_take_control(struct server *server)
 	int r;
 
 	if (upgrade_role() == UPGRADE_TAKES)
-		return upgrade_take_control(&server->control_socket);
+		return upgrade_take_others(&server->control_socket, STATE_CONTROL);
 	if (!path && !usual)
 		return 0;
 	if (path && strcmp(path, "none") == 0)
@@ -327,6 +345,38 @@ static int server_start_control(struct server *server)
 		return 0;
 	server->control = control_new(&server->source, &server->control_socket.listeners[0], &actions);
 	return server->control ? 0 : -ENOMEM;
+}
+
+/* ---- HTTP --------------------------------------------------------------------------------------------- */
+
+/* Before the sandbox, which permits no new listeners. */
+static int server_take_http(struct server *server)
+{
+	const char *word = server->shared.options->http;
+	char reason[LISTEN_REASON_SIZE];
+	int r;
+
+	server->shared.http = &server->http_sockets;
+	if (upgrade_role() == UPGRADE_TAKES)
+		return upgrade_take_others(&server->http_sockets, STATE_HTTP);
+	if (!word)
+		return 0;
+	r = http_listen(&server->http_sockets, word, reason, sizeof(reason));
+	if (r < 0)
+		log_message(LOG_LEVEL_ERROR, "no --http: %s", reason);
+	return r;
+}
+
+/* A router that goes on behind an upgrade goes on without it rather than not at all. */
+static int server_start_http(struct server *server)
+{
+	if (server->http_sockets.count == 0)
+		return 0;
+	server->http = http_new(&server->source, &server->http_sockets, server->shared.options->http);
+	if (server->http)
+		return 0;
+	listen_set_close(&server->http_sockets);
+	return upgrade_role() == UPGRADE_TAKES ? 0 : -ENOTSUP;
 }
 
 static int server_init(struct server *server, const struct router_options *options,
@@ -352,6 +402,8 @@ static int server_init(struct server *server, const struct router_options *optio
 	server->shared.control = &server->control_socket;
 	r = server_take_control(server);
 	if (r == 0)
+		r = server_take_http(server);
+	if (r == 0)
 		r = confine(options, listeners, &server->control_socket);
 	if (r < 0)
 		return r;
@@ -364,6 +416,8 @@ static int server_init(struct server *server, const struct router_options *optio
 	if (r < 0)
 		return r;
 	r = server_start_control(server);
+	if (r == 0)
+		r = server_start_http(server);
 	if (r < 0)
 		return r;
 	if (upgrade_role() == UPGRADE_TAKES)
@@ -396,6 +450,8 @@ static void server_free(struct server *server)
 		worker_do_jobs(&server->workers[0]); /* the last of others' may have left one */
 	control_free(server->control);
 	listen_set_close(&server->control_socket);
+	http_free(server->http);
+	listen_set_close(&server->http_sockets);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_deinit(&server->workers[i]);
 	free(server->workers);
@@ -419,6 +475,10 @@ static void server_log_ready(const struct server *server)
 	log_begin(&line, LOG_LEVEL_INFO, "ready");
 	log_add_list(&line, "listen", addresses, listeners->count);
 	log_add_string(&line, "services", server->shared.options->services);
+	for (size_t i = 0; i < server->http_sockets.count; i++)
+		addresses[i] = listen_format(&server->http_sockets.listeners[i], texts[i]);
+	if (server->http_sockets.count > 0)
+		log_add_list(&line, "http", addresses, server->http_sockets.count);
 	if (server->shared.options->exposure)
 		log_add_string(&line, "kaiso", server->shared.options->exposure->target);
 	log_add_number(&line, "threads", server->count);

@@ -179,6 +179,7 @@ static int check_field(const struct field *field, void *context)
 	case STATE_LISTENER:
 		return ++check->listeners > LISTEN_MAX ? -EPROTO : listener_image_read(&listener, field);
 	case STATE_CONTROL:
+	case STATE_HTTP:
 		return listener_image_read(&listener, field);
 	case STATE_LIST:
 		check->lists++;
@@ -324,20 +325,28 @@ static int add_listener(struct listen_set *set, const struct listener_image *ima
 	return fcntl(listener->fd, F_SETFD, FD_CLOEXEC) < 0 ? -errno : 0;
 }
 
-static int take_control(const struct field *field, void *context)
+struct others_taker {
+	struct listen_set *listeners;
+	enum state_tag kind;
+};
+
+static int take_other(const struct field *field, void *context)
 {
+	struct others_taker *taker = context;
 	struct listener_image image;
 	int r;
 
-	if (field->tag != STATE_CONTROL)
+	if (field->tag != taker->kind)
 		return 0;
 	r = listener_image_read(&image, field);
-	return r < 0 ? r : add_listener(context, &image);
+	return r < 0 ? r : add_listener(taker->listeners, &image);
 }
 
-int upgrade_take_control(struct listen_set *control)
+int upgrade_take_others(struct listen_set *listeners, enum state_tag kind)
 {
-	return state_walk(upgrade.state, upgrade.length, take_control, control);
+	struct others_taker taker = { listeners, kind };
+
+	return state_walk(upgrade.state, upgrade.length, take_other, &taker);
 }
 
 static int take_listener(const struct field *field, void *context)
@@ -517,6 +526,8 @@ static void write_listeners(struct fields_writer *writer, const struct worker_sh
 			       exposure ? exposure->services[i] : NULL);
 	for (size_t i = 0; i < shared->control->count; i++)
 		write_listener(writer, STATE_CONTROL, &shared->control->listeners[i], NULL);
+	for (size_t i = 0; i < shared->http->count; i++)
+		write_listener(writer, STATE_HTTP, &shared->http->listeners[i], NULL);
 }
 
 static void write_log(struct fields_writer *writer)
@@ -850,12 +861,12 @@ static void set_listeners_flags(const struct listen_set *set, struct flags_setti
 /* Whether all that is taken over survives execve(2). 0, or a negative errno: then something of it does not. */
 static int keep_descriptors(struct worker *workers, unsigned count, int state_fd, bool are_kept)
 {
-	const struct listen_set *listeners = workers[0].shared->listeners;
-	const struct listen_set *control = workers[0].shared->control;
+	const struct worker_shared *shared = workers[0].shared;
 	struct flags_setting setting = { .flags = are_kept ? 0 : FD_CLOEXEC };
 
-	set_listeners_flags(listeners, &setting);
-	set_listeners_flags(control, &setting);
+	set_listeners_flags(shared->listeners, &setting);
+	set_listeners_flags(shared->control, &setting);
+	set_listeners_flags(shared->http, &setting);
 	if (fcntl(state_fd, F_SETFD, setting.flags) < 0)
 		setting.error = -errno;
 	each_session(workers, count, set_flags, &setting);

@@ -39,6 +39,7 @@ enum state_tag {
 	STATE_CONTROL,  /* fields of enum listener_tag: the control socket */
 	STATE_STATS,    /* stats.h: the totals of one thread */
 	STATE_SERVICE,  /* and of one service there */
+	STATE_HTTP,     /* fields of enum listener_tag: a socket of --http */
 	STATE_TAGS,
 };
 
@@ -70,8 +71,8 @@ int upgrade_answer(void);
  * or a negative errno. */
 int upgrade_take_listeners(struct listen_set *listeners, const char **services);
 
-/* TAKES: the control socket, when there is one. 0 or a negative errno. */
-int upgrade_take_control(struct listen_set *control);
+/* TAKES: the listeners of another kind, STATE_CONTROL or STATE_HTTP, when there are any. 0 or a negative errno. */
+int upgrade_take_others(struct listen_set *listeners, enum state_tag kind);
 
 /* TAKES: makes the sessions, on workers that do not run yet. How many there are; those that could not be made, for
  * lack of memory, are closed and counted in *lost. */

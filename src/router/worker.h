@@ -31,6 +31,7 @@ struct worker_shared {
 	const struct router_options *options;
 	struct listen_set *listeners;
 	struct listen_set *control; /* of one listener, or none */
+	struct listen_set *http;    /* those of --http, or none */
 	struct limits limits;
 	struct chains chains;
 	struct turns turns;
