@@ -21,6 +21,7 @@ int cmd_inject(int argc, char **argv);
 int cmd_passfd(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_close(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
 int cmd_upgrade(int argc, char **argv);

@@ -103,8 +103,9 @@ static int wait_for(const struct control_client *client, short events, uint64_t 
 	}
 }
 
-static int send_line(struct control_client *client, const char *line, uint64_t end_ms)
+int control_client_send(struct control_client *client, const char *line)
 {
+	uint64_t end_ms = clock_now_ms() + CONTROL_TIMEOUT_MS;
 	CLEANUP_FREE char *text = NULL;
 	int length = asprintf(&text, "%s\n", line), done = 0, r = 0;
 
@@ -166,14 +167,11 @@ static int receive_line(struct control_client *client, uint64_t end_ms)
 	}
 }
 
-json_t *control_client_ask(struct control_client *client, const char *line)
+json_t *control_client_receive(struct control_client *client)
 {
-	uint64_t end_ms = clock_now_ms() + CONTROL_TIMEOUT_MS;
 	json_t *answer = NULL;
-	int r = send_line(client, line, end_ms);
+	int r = receive_line(client, clock_now_ms() + CONTROL_TIMEOUT_MS);
 
-	if (r == 0)
-		r = receive_line(client, end_ms);
 	if (r == 0) {
 		answer = json_loadb(client->buffer, client->length, 0, NULL);
 		if (!json_is_object(answer)) {
@@ -184,4 +182,14 @@ json_t *control_client_ask(struct control_client *client, const char *line)
 	}
 	errno = -r;
 	return answer;
+}
+
+json_t *control_client_ask(struct control_client *client, const char *line)
+{
+	int r = control_client_send(client, line);
+
+	if (r == 0)
+		return control_client_receive(client);
+	errno = -r;
+	return NULL;
 }

@@ -30,6 +30,10 @@ int control_client_open(struct control_client *client, const char *path, char *r
  * router ended the connection, ETIMEDOUT, EPROTO for what is no answer, ENOMEM. Then the client is of no more use. */
 json_t *control_client_ask(struct control_client *client, const char *line);
 
+/* Its two halves, for who has something else to do meanwhile: fd is readable when the answer comes, or the end. */
+int control_client_send(struct control_client *client, const char *line); /* 0 or a negative errno */
+json_t *control_client_receive(struct control_client *client);
+
 /* May be closed again. */
 void control_client_close(struct control_client *client);
 

@@ -30,6 +30,7 @@ static const struct command commands[] = {
 	{ "passfd", cmd_passfd, "run a server program that is given the clients' own sockets" },
 	{ "check", cmd_check, "find everything wrong in a services directory" },
 	{ "status", cmd_status, "show what a running router does" },
+	{ "top", cmd_top, "watch a running router" },
 	{ "close", cmd_close, "end sessions of a running router" },
 	{ "drain", cmd_drain, "have a running router end once its sessions have" },
 	{ "upgrade", cmd_upgrade, "have a running router go on as its new version" },
