@@ -169,13 +169,12 @@ static void print_router(const json_t *status)
 
 static void print_totals(const json_t *status)
 {
-	const json_t *limits = json_object_get(status, "limits"), *ended = json_object_get(status, "ended");
+	json_t *limits = json_object_get(status, "limits"), *ended = json_object_get(status, "ended");
 	char sent[16], received[16], memory[16];
-	const char *reason;
-	json_t *count;
 	uint64_t total = 0;
 
-	json_object_foreach((json_t *)ended, reason, count) total += (uint64_t)json_integer_value(count);
+	for (void *at = json_object_iter(ended); at; at = json_object_iter_next(ended, at))
+		total += (uint64_t)json_integer_value(json_object_iter_value(at));
 	printf("sessions    %" PRIu64 " open of at most %" PRIu64 ", %" PRIu64 " ended, %" PRIu64
 	       " refused\n",
 	       number_of(status, "open"), number_of(limits, "sessions"), total, number_of(status, "refused"));
@@ -191,9 +190,9 @@ static void print_totals(const json_t *status)
 	if (total == 0)
 		return;
 	fputs("ended       ", stdout);
-	total = 0;
-	json_object_foreach((json_t *)ended, reason, count)
-		printf("%s%s %" JSON_INTEGER_FORMAT, total++ ? ", " : "", reason, json_integer_value(count));
+	for (void *at = json_object_iter(ended); at; at = json_object_iter_next(ended, at))
+		printf("%s%s %" JSON_INTEGER_FORMAT, at == json_object_iter(ended) ? "" : ", ",
+		       json_object_iter_key(at), json_integer_value(json_object_iter_value(at)));
 	putchar('\n');
 }
 

@@ -1056,8 +1056,9 @@ static void socket_reset_on_close(int fd)
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
 	static const struct sockaddr nowhere = { .sa_family = AF_UNSPEC };
 
-	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) != 0)
-		connect(fd, &nowhere, sizeof(nowhere));
+	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) != 0 &&
+	    connect(fd, &nowhere, sizeof(nowhere)) != 0)
+		return; /* there is no third way */
 }
 
 /* Unread bytes would turn close() into a reset, which can overtake an answer that was just sent. */
