@@ -251,6 +251,14 @@ def is_blocking(fd):
     return not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
+def _shut(socks):
+    for sock in socks:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
 class Receiver:
     """Takes clients handed over at a UNIX socket, as a server of one's own would.
 
@@ -335,12 +343,9 @@ class Receiver:
 
     def close(self):
         self._may_read.set()
-        for sock in [self.listener, *self._connections]:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        _shut([self.listener])
         self._acceptor.join(DEADLINE)
+        _shut(self._connections)  # when there come no more
         for thread in self._threads:
             thread.join(DEADLINE)
         self.listener.close()
