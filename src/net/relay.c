@@ -20,6 +20,8 @@
 
 #include <assert.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -28,7 +30,7 @@
 #include "base/macros.h"
 #include "base/sandbox.h"
 
-SANDBOX_CALLS("pipe2", "recvfrom", "recvmsg", "sendto", "shutdown", "splice");
+SANDBOX_CALLS("getsockopt", "pipe2", "recvfrom", "recvmsg", "sendto", "shutdown", "splice");
 
 #define BULK_ENTER_BYTES (64u << 10)
 #define BULK_LEAVE_BYTES (16u << 10)
@@ -358,6 +360,19 @@ static ssize_t way_receive(const struct relay_way *way, int source_fd, char *buf
 	return received;
 }
 
+/* Is this end of file what is left of a reset? The kernel tells of a reset once, and a splice(2) into the socket that
+ * had moved something before keeps it to itself (splice_to_socket() of Linux 6.5). A connection that is closed though
+ * nobody here has ended it was reset. Where its end was announced before, it was an end. */
+static bool way_end_is_reset(const struct relay_way *way, int source_fd)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+
+	return way->is_tcp && !way->is_last && !way->has_hung_up &&
+	       getsockopt(source_fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+	       info.tcpi_state == TCP_CLOSE;
+}
+
 static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sink_fd, struct relay_pool *pool)
 {
 	size_t chunk = (size_t)1 << way->chunk_log2, skipped;
@@ -368,6 +383,7 @@ static enum relay_outcome way_copy(struct relay_way *way, int source_fd, int sin
 		return way_source_error(way);
 	if (received == 0) {
 		way->eof_seen = true;
+		way->is_source_lost = way->is_source_lost || way_end_is_reset(way, source_fd);
 		return STEP_AGAIN;
 	}
 	way->is_bulk = (size_t)received >= BULK_ENTER_BYTES;

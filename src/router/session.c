@@ -1196,10 +1196,20 @@ static void session_free(struct session *session)
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
+/* A TCP connection hangs up at once, not having announced an end before, and this side has not ended it: it was reset,
+ * whether or not the error is still there to be seen. */
+static bool way_hangs_up_at_once(const struct relay_way *way, const struct relay_way *other, uint32_t events)
+{
+	return (events & EPOLLHUP) && way->is_tcp && !way->has_hung_up &&
+	       (!other->eof_sent || other->is_broken);
+}
+
 static void session_on_client(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, client);
 
+	if (session->state == SESSION_RELAY && way_hangs_up_at_once(&session->up, &session->down, events))
+		relay_way_lose_source(&session->up);
 	if (events & SOURCE_EVENTS)
 		relay_way_source_event(&session->up, events);
 	if (events & SINK_EVENTS)
@@ -1215,6 +1225,8 @@ static void session_on_backend(struct loop_watch *watch, uint32_t events)
 {
 	struct session *session = CONTAINER_OF(watch, struct session, backend);
 
+	if (session->state == SESSION_RELAY && way_hangs_up_at_once(&session->down, &session->up, events))
+		relay_way_lose_source(&session->down);
 	if (events & SOURCE_EVENTS)
 		relay_way_source_event(&session->down, events);
 	if (events & SINK_EVENTS)

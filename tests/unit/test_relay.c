@@ -580,6 +580,32 @@ static void test_the_end_behind_full_buffers(void **state)
 	for_each_rig(end_behind_full_buffers);
 }
 
+/* Somebody else was told of the reset, as a splice(2) into that socket may be without telling its caller; and no event
+ * has come yet. */
+static void reset_that_was_told_already(struct rig *rig, enum kind source_kind, enum kind sink_kind)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	(void)sink_kind;
+	if (source_kind != TCP)
+		return;
+	rig_write(rig, 1000);
+	close_with_reset(TCP, &rig->writer, rig->source);
+	assert_int_equal(getsockopt(rig->source, SOL_SOCKET, SO_ERROR, &error, &length), 0);
+	assert_int_equal(error, ECONNRESET);
+	rig_pump(rig);
+	rig->way.is_readable = true;
+	assert_int_equal(rig_pump(rig), RELAY_SOURCE_LOST);
+	assert_false(rig->way.eof_sent);
+}
+
+static void test_a_reset_that_was_told_already(void **state)
+{
+	(void)state;
+	for_each_rig(reset_that_was_told_already);
+}
+
 /* A read that brings less than asked for has emptied the source, but for the end that was
  * announced with it. */
 static void end_behind_a_short_read(struct rig *rig, enum kind source_kind, enum kind sink_kind)
@@ -1246,6 +1272,7 @@ int main(void)
 		RELAY_TEST(test_the_last_end_is_left_to_the_caller),
 		RELAY_TEST(test_the_end_behind_full_buffers),
 		RELAY_TEST(test_the_end_behind_a_short_read),
+		RELAY_TEST(test_a_reset_that_was_told_already),
 		RELAY_TEST(test_nothing_but_an_end),
 		RELAY_TEST(test_preloaded_bytes_go_first_and_are_not_counted),
 		RELAY_TEST(test_preloaded_bytes_wait_for_a_full_sink),
