@@ -172,7 +172,8 @@ static struct top_row *read_rows(enum top_pane pane, const json_t *array, size_t
 		read_row(&rows[i], pane, json_array_get(array, i));
 		rows[i].twin = (unsigned)i;
 	}
-	qsort(rows, *count, sizeof(*rows), compare_rows);
+	if (*count > 1)
+		qsort(rows, *count, sizeof(*rows), compare_rows);
 	number_twins(rows, *count);
 	return rows;
 }
@@ -321,7 +322,8 @@ static void table_show(struct top_table *table, const char *filter)
 		if (passes(&table->rows[i], filter))
 			table->shown[table->shown_count++] = &table->rows[i];
 	}
-	qsort_r(table->shown, table->shown_count, sizeof(struct top_row *), compare_shown, table);
+	if (table->shown_count > 1) /* else there may be no memory for it at all */
+		qsort_r(table->shown, table->shown_count, sizeof(struct top_row *), compare_shown, table);
 	find_selected(table);
 	if (!table->held_key)
 		hold_selected(table);
@@ -329,7 +331,8 @@ static void table_show(struct top_table *table, const char *filter)
 
 static void table_sort_again(struct top_table *table)
 {
-	qsort_r(table->shown, table->shown_count, sizeof(struct top_row *), compare_shown, table);
+	if (table->shown_count > 1) /* else there may be no memory for it at all */
+		qsort_r(table->shown, table->shown_count, sizeof(struct top_row *), compare_shown, table);
 	find_selected(table);
 }
 
