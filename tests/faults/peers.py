@@ -39,7 +39,7 @@ def pump(sock, data=b"", end=True, enough=None, patience=None):
     sock.setblocking(False)
     poll = select.poll()
     deadline = time.monotonic() + (patience or PATIENCE)
-    view, sent, got, is_ended = memoryview(data), 0, bytearray(), False
+    view, sent, got, is_ended, was_reset = memoryview(data), 0, bytearray(), False, False
     while True:
         if sent == len(data) and end and not is_ended:
             is_ended = True
@@ -58,8 +58,9 @@ def pump(sock, data=b"", end=True, enough=None, patience=None):
                 sent += sock.send(view[sent:sent + (1 << 18)])
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
             sent, end = len(data), False  # nobody reads any more; there may be something to read
+            was_reset = isinstance(error, ConnectionResetError)  # which a socket tells once
         try:
             chunk = sock.recv(1 << 18)
         except BlockingIOError:
@@ -67,7 +68,7 @@ def pump(sock, data=b"", end=True, enough=None, patience=None):
         except OSError:
             return bytes(got), "reset"
         if not chunk:
-            return bytes(got), "end"
+            return bytes(got), "reset" if was_reset else "end"
         got += chunk
 
 

@@ -67,4 +67,4 @@ def test_faults_at_the_end():
 
 def test_faults_of_an_upgrade():
     """Refused, all goes on as before; done, all goes along."""
-    run(lives.UpgradeCampaign, 3, every=40 if IS_SANITIZED else 20, threads=2)
+    run(lives.UpgradeCampaign, 3, every=20, threads=2)
