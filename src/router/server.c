@@ -444,6 +444,7 @@ static void server_free(struct server *server)
 {
 	if (server->shared.lister)
 		lister_free(server->shared.lister);
+	http_stop(server->http);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_do_jobs(&server->workers[i]);
 	if (server->count > 0)
