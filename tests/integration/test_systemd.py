@@ -93,6 +93,14 @@ def test_installed_below_the_prefix(tmp_path):
         assert (prefix / path).read_text()
 
 
+@unit_alone
+def test_a_port_alone_is_of_both_families():
+    """kaiso.socket says that ListenStream=37812 is everywhere, and for that IPv6 may not be all."""
+    unit = Unit("kaiso.socket")
+    assert "#\tListenStream=37812\n" in unit.path.read_text()
+    assert unit.all("BindIPv6Only") == []
+
+
 def named_calls():
     """Those that the sources say they make once they are in the sandbox of their own."""
     calls = set()
