@@ -73,18 +73,11 @@ static void say_nearest(const struct settings *settings, const struct client_lis
 	size_t count = list ? nearest_names(list, settings->service, names) : 0;
 	char text[KAISO_ADDRESS_TEXT_SIZE];
 
-	if (count == 0) {
+	if (count == 0)
 		fprintf(stderr, "; `kaiso ls %s` lists what there is\n",
 			kaiso_address_format(&settings->address, text));
-		return;
-	}
-	fputs("; did you mean ", stderr);
-	for (size_t i = 0; i < count; i++) {
-		fputs(i == 0 ? "'" : i + 1 < count ? ", '" : " or '", stderr);
-		text_write_visible(stderr, names[i].start, names[i].length);
-		fputc('\'', stderr);
-	}
-	fputs("?\n", stderr);
+	else
+		nearest_write(stderr, names, count);
 }
 
 static void say_service(const char *what, const struct settings *settings)
