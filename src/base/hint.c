@@ -1,7 +1,7 @@
 /*
  * Theory of operation: a permission that is missing is looked for from the root of the path on, as the kernel does; the
- * first directory that may not be entered, or else the file itself, is what its owner or its group can help with. Links
- * are followed by the kernel: what lies behind one is judged as a whole.
+ * first directory that may not be entered, or else the file itself, is what its owner or its group can help with. Where
+ * the last part is a link, as services often are, it goes on with what that names.
  */
 #include "base/hint.h"
 
@@ -18,10 +18,12 @@
 #include "base/macros.h"
 #include "base/sandbox.h"
 
-SANDBOX_CALLS("faccessat", "faccessat2", "getegid", "geteuid", "getgroups", "newfstatat", "stat");
+SANDBOX_CALLS("faccessat", "faccessat2", "getegid", "geteuid", "getgroups", "newfstatat", "readlink",
+	      "readlinkat", "stat");
 
 #define NAME_SIZE 64
 #define PATH_SHOWN_MAX 100
+#define LINKS_MAX 8
 
 static const struct {
 	int error;
@@ -30,7 +32,8 @@ static const struct {
 	{ EMFILE, "raise the limit of open files (ulimit -n, or LimitNOFILE= of a unit)" },
 	{ ENFILE, "the whole system has too many open files: raise it (sysctl fs.file-max)" },
 	{ ENETUNREACH, "this host has no way there (ip route lists those that it has)" },
-	{ EHOSTUNREACH, "its host, or a router on the way, is down or turns it away" },
+	{ EHOSTUNREACH,
+	  "the host or the way to it is down; of a name, no name server may answer (getent hosts NAME tells)" },
 };
 
 /* ---- users and groups -------------------------------------------------------------------------------- */
@@ -64,6 +67,7 @@ struct barrier {
 	int access; /* what is wanted there: bits of access(2) */
 	bool is_directory_on_the_way;
 	struct stat status;
+	char followed[PATH_MAX]; /* where links have led so far */
 };
 
 static bool may(const char *path, int access)
@@ -71,28 +75,51 @@ static bool may(const char *path, int access)
 	return faccessat(AT_FDCWD, path, access, AT_EACCESS) == 0 || errno != EACCES;
 }
 
+/* Is there something on the way to the last part of the path? */
+static bool find_closed_directory(struct barrier *barrier)
+{
+	for (char *slash = strchr(barrier->followed + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		snprintf(barrier->path, sizeof(barrier->path), "%.*s", (int)(slash - barrier->followed),
+			 barrier->followed);
+		if (!may(barrier->path, X_OK))
+			return true;
+	}
+	return false;
+}
+
+/* Where the last part is a link: on to what it names. */
+static bool follow(struct barrier *barrier)
+{
+	char *slash = strrchr(barrier->followed, '/');
+	size_t kept = slash ? (size_t)(slash - barrier->followed) + 1 : 0;
+	ssize_t length = readlink(barrier->followed, barrier->path, sizeof(barrier->path) - 1);
+
+	if (length <= 0)
+		return false;
+	barrier->path[length] = '\0';
+	if (barrier->path[0] == '/')
+		kept = 0;
+	if (kept + (size_t)length >= sizeof(barrier->followed))
+		return false;
+	memcpy(barrier->followed + kept, barrier->path, (size_t)length + 1);
+	return true;
+}
+
 /* False when nothing is seen to be in the way. */
 static bool find_barrier(const char *path, int access, struct barrier *barrier)
 {
-	size_t length = strlen(path);
-
-	if (length == 0 || length >= sizeof(barrier->path))
+	if (!*path || strlen(path) >= sizeof(barrier->followed))
 		return false;
-	for (size_t i = 1; i < length; i++) {
-		if (path[i] != '/')
-			continue;
-		memcpy(barrier->path, path, i);
-		barrier->path[i] = '\0';
-		if (!may(barrier->path, X_OK)) {
-			barrier->access = X_OK;
-			barrier->is_directory_on_the_way = true;
-			return stat(barrier->path, &barrier->status) == 0;
-		}
+	memcpy(barrier->followed, path, strlen(path) + 1);
+	for (int links = 0; links <= LINKS_MAX; links++) {
+		barrier->is_directory_on_the_way = find_closed_directory(barrier);
+		if (barrier->is_directory_on_the_way || !follow(barrier))
+			break;
 	}
-	memcpy(barrier->path, path, length + 1);
-	barrier->access = access;
-	barrier->is_directory_on_the_way = false;
-	return !may(path, access) && stat(path, &barrier->status) == 0;
+	if (!barrier->is_directory_on_the_way)
+		memcpy(barrier->path, barrier->followed, sizeof(barrier->path));
+	barrier->access = barrier->is_directory_on_the_way ? X_OK : access;
+	return !may(barrier->path, barrier->access) && stat(barrier->path, &barrier->status) == 0;
 }
 
 /* Do these three bits (rwx) of a mode permit it? */

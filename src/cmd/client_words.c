@@ -13,7 +13,6 @@
 #include "base/hint.h"
 #include "base/text.h"
 #include "cmd/cmd.h"
-#include "net/addr.h"
 
 int client_words_parse(const char *tool, const char *word, struct kaiso_address *address)
 {
@@ -36,14 +35,6 @@ int client_words_parse_timeout(const char *tool, const char *word, uint64_t *tim
 	return EXIT_USAGE;
 }
 
-static bool is_name(const struct kaiso_address *address)
-{
-	union addr numeric;
-
-	return !address->unix_path && address->host[0] &&
-	       addr_parse_numeric(address->host, strlen(address->host), address->port, &numeric) < 0;
-}
-
 /* No connection came about. */
 static void say_unreachable(const struct kaiso_address *address, const char *text, int error)
 {
@@ -57,10 +48,6 @@ static void say_unreachable(const struct kaiso_address *address, const char *tex
 		fprintf(stderr,
 			"no router at %s (%s%s%s); `kaiso serve %s` starts one, KAISO or $KAISO names another\n",
 			text, strerror(error), *hint ? ": " : "", hint, text);
-	else if (error == EHOSTUNREACH && is_name(address))
-		fprintf(stderr,
-			"cannot connect to %s: no name server answers, or its host cannot be reached; `getent hosts %s` tells which\n",
-			text, address->host);
 	else if (error == ETIMEDOUT)
 		fprintf(stderr, "%s does not answer; --timeout allows more time\n", text);
 	else

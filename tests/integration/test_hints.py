@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.namespaces import unshared
 from harness.router import KAISO, clean_environment, run_kaiso
 from harness.services import closed_port
 from harness.wait import DEADLINE, IS_SANITIZED
@@ -102,6 +103,21 @@ def test_directory_on_the_way(place):
     with Socket(place / "closed/inner/socket"):
         line = told(place, "ls", "unix:closed/inner/socket")
         assert "the group daemon may enter closed: sudo adduser nobody daemon" in line
+
+
+@as_root
+def test_link_to_a_closed_place(place):
+    """What is named is where it leads."""
+    (place / "closed").mkdir(mode=0o750)
+    os.chown(place / "closed", 0, OTHER_GROUP.gr_gid)
+    with Socket(place / "closed/socket"):
+        (place / "link").symlink_to("closed/socket")
+        (place / "far").symlink_to(place / "link")
+        for name in ("link", "far"):
+            line = told(place, "ls", f"unix:{name}")
+            assert re.search(r"the group daemon may enter \S*closed: sudo adduser nobody daemon", line), line
+        (place / "circle").symlink_to("circle")
+        assert "Too many levels" in told(place, "ls", "unix:circle")
 
 
 @as_root
@@ -204,6 +220,20 @@ def test_too_many_open_files(words):
 
 
 # ---- names
+
+@pytest.mark.parametrize("words", [["ls", "router.example.org"], ["connect", "router.example.org", "foo"]])
+def test_no_name_server(words):
+    """Where there is no network at all."""
+    result = subprocess.run([*unshared("net"), KAISO, *words, "--timeout", "5s"], stdin=subprocess.DEVNULL, check=False,
+                            capture_output=True, timeout=DEADLINE, env=clean_environment())
+    assert result.returncode == 1 and b"no name server may answer (getent hosts NAME tells)" in result.stderr
+
+
+def test_no_such_host_in_the_log(router):
+    router.describe("foo", "no-such-host.invalid:80\n")
+    router.open("foo").expect_closed()
+    error = router.wait_log(msg="cannot connect to the service")["error"]
+    assert "no such host" in error or "no name server may answer" in error
 
 def test_near_directories(router):
     """ls does for directories what connect does for services."""
