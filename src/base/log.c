@@ -590,14 +590,17 @@ static void status_write(const char *text, const char *end)
 		return;
 	snprintf(line, sizeof(line), "%s%s%*s%s", shown > 0 ? "\r" : "", text,
 		 (int)(shown - MIN(shown, length)), "", end);
-	sink_send(line, strlen(line));
-	status_line.shown = *end ? 0 : length;
+	/* Where nothing was taken, what is there is there still. */
+	if (sink_send(line, strlen(line)))
+		status_line.shown = *end ? 0 : length;
 }
 
-static void status_hide(void)
+/* False where the terminal does not take it: then no line may follow either. */
+static bool status_hide(void)
 {
 	if (status_line.shown > 0)
 		status_write("", "\r");
+	return status_line.shown == 0;
 }
 
 void log_set_status(const char *text)
@@ -669,9 +672,7 @@ void log_end(struct log_line *line)
 		return;
 	line_finish(line);
 	pthread_mutex_lock(&sink.lock);
-	if (sink_send_tail())
-		status_hide();
-	if (!sink_catch_up() || !sink_send(line->text, line->length))
+	if (!sink_send_tail() || !status_hide() || !sink_catch_up() || !sink_send(line->text, line->length))
 		count_dropped();
 	if (status_line.text[0])
 		status_write(status_line.text, "");
