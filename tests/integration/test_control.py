@@ -12,7 +12,7 @@ import pytest
 
 from harness.exposer import Exposer
 from harness.router import KAISO, clean_environment
-from harness.services import connect_unix
+from harness.services import Service, bind_unix, connect_unix
 from harness.stream import Stream
 from harness.wait import wait_until
 
@@ -174,6 +174,30 @@ def test_hostile_names_do_not_reach_the_terminal(controlled, control):
     assert status(control)["services"][0]["service"] == "\u009bred\u2028\ufffd<b>"
     shown = kaiso("status", "--control", control).stdout
     assert "\u009b" not in shown and "\u2028" not in shown and "\\xc2\\x9bred" in shown
+    shown = kaiso("status", "--json", "--control", control).stdout
+    assert "\u009b" not in shown and "\u2028" not in shown and "\\u009bred" in shown.lower()
+
+
+def test_a_hostile_router_does_not_reach_the_terminal(control):
+    """Whatever answers at the place that was named, in whatever field."""
+    text = "\x1b[2J\u009b1m"
+    row = {"service": text, "kind": text, "id": text, "client": text, "state": text, "seconds": 1e300}
+    answer = json.dumps({"version": text, "listeners": [{"address": text, "service": text}, 3], "services": [row, 7],
+                         "services_directory": text, "kaiso": text, "sessions": [row, {}], "ended": {text: 1},
+                         "limits": [], "cpu_seconds": text}).encode() + b"\n"
+
+    def serve(stream):
+        while stream.sock.recv(64):
+            stream.send(answer)
+
+    service = Service(bind_unix(os.fsencode(control)), serve)
+    try:
+        for words in (["--sessions"], ["--sessions", "--json"]):
+            result = kaiso("status", *words, "--control", control)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert "\x1b" not in result.stdout and "\u009b" not in result.stdout and "1m" in result.stdout
+    finally:
+        service.close()
 
 
 def test_exposed_listeners(new_router, control):
