@@ -374,10 +374,13 @@ static int run_upgrade(const struct settings *settings)
 	control_client_close(&client);
 	error = json_string_value(json_object_get(answer, "error"));
 	after = error || (!answer && errno != ECONNRESET) ? NULL : ask_version(settings);
-	if (after)
-		print_upgraded(before, after);
-	else
+	if (!after)
 		status = say_reason(settings, error ? error : "the router does not answer; see its log");
+	else if (number_of(before, "pid") != number_of(after, "pid"))
+		status = say_reason(settings,
+				    "it ended, and another router answers in its place; see its log");
+	else
+		print_upgraded(before, after);
 	json_decref(before);
 	json_decref(answer);
 	json_decref(after);

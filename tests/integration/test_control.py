@@ -309,6 +309,23 @@ def test_upgrade(controlled, control):
     assert not os.path.exists(control)
 
 
+def test_upgrade_that_ends_in_another_router(control):
+    """One that was started in its place has none of its connections."""
+    pids = iter([1, 2])
+
+    def serve(stream):
+        answer = json.dumps({"version": "1", "pid": next(pids), "open": 0}).encode() + b"\n"
+        while stream.sock.recv(64) == b"status\n":
+            stream.send(answer)
+
+    service = Service(bind_unix(os.fsencode(control)), serve)
+    try:
+        result = kaiso("upgrade", "--control", control)
+        assert result.returncode == 1 and "another router" in result.stderr and result.stdout == ""
+    finally:
+        service.close()
+
+
 def test_upgrade_that_cannot_be(new_router, tmp_path, control):
     program = tmp_path / "kaiso"
     shutil.copy(KAISO, program)
