@@ -2,7 +2,8 @@
 
 A block `console` is a transcript: what stands behind `$ ` (or `NAME$ `, on that machine) is run in one shell of the
 machine, from the top of the page to its end, and the lines below it are what comes out. Every other block is a file: the
-paragraph before it ends with its path and a colon, and it is written there. The machines are those of
+paragraph before it ends with its path and a colon, and it is
+written there (on the NAME, when it says so). The machines are those of
 harness/machines.py: a network and a file system of their own, with kaiso installed and running, so that the text's own
 ports and paths are the ones used.
 """
@@ -41,7 +42,13 @@ LOOKS = re.compile(r"\b(journalctl|kaiso (status|top)|tail|grep|cat|fail2ban-reg
 # ---- what is not run as it stands, and what is run in its place
 
 IN_PLACE_OF = {
-    # Ends by Ctrl-C; what is listed is what runs.
+    # There is no login to outlive: that loginctl has the word.
+    "loginctl enable-linger": "loginctl --help | grep -q ' enable-linger '",
+    # Debian's unit loads this file, and nothing else.
+    "sudo systemctl enable --now nftables": "grep -q 'ExecStart=.*nft -f /etc/nftables.conf$'"
+                                            " /lib/systemd/system/nftables.service && nft -f /etc/nftables.conf",
+    # The daemon would ban: that it takes the configuration, jail included.
+    "sudo systemctl restart fail2ban": "fail2ban-client -d 2>/dev/null | grep -q \"'add', 'kaiso', 'systemd'\"",
 }
 
 
@@ -72,7 +79,7 @@ class Command:
 
 
 def steps(page):
-    """The commands and the files of a page: Command, or (path, text)."""
+    """The commands and the files of a page: Command, or (machine, path, text)."""
     text = (DOC / page).read_text(encoding="utf-8")
     found = []
     for block in BLOCK.finditer(text):
@@ -84,7 +91,8 @@ def steps(page):
             before = text[:block.start()].rstrip().split("\n")[-1]
             path = re.search(r"`([~/]\S*)`[^`]*:$", before)
             assert path, f"doc/{page}:{line}: the line before the block `{kind}` does not end with a path and a colon"
-            found.append((path[1], content))
+            place = re.search(rf"\bon the ({'|'.join(ADDRESSES)})\b", before)
+            found.append((place[1] if place else "home", path[1], content))
     return found
 
 
@@ -112,9 +120,9 @@ class Player:
     def __init__(self, page, machines):
         self.page, self.machines = page, machines
 
-    def write(self, path, text):
+    def write(self, machine, path, text):
         path = path.replace("~", "/home/you")
-        told = self.machines["home"].run(f"mkdir -p {Path(path).parent}; cat >{path} <<'(end)'\n{text}(end)")
+        told = self.machines[machine].run(f"mkdir -p {Path(path).parent}; cat >{path} <<'(end)'\n{text}(end)")
         assert not told, told
 
     def play(self, command):

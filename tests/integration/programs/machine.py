@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 HIDDEN = ["/run", "/usr/local", "/home", "/root", "/srv", "/tmp", "/var/log", "/var/www", "/var/lib/nginx",
@@ -58,12 +59,12 @@ def furnish(programs, contributed):
         os.makedirs("/mnt" + path)
     shutil.copytree(programs, "/mnt/usr/local", symlinks=True, dirs_exist_ok=True)
     shutil.copytree(contributed, "/mnt/usr/share/doc/kaiso/examples")
-    os.makedirs("/mnt" + HOME)
+    shutil.copytree(Path(programs, "share/you"), "/mnt" + HOME)
     for path in ["/etc", *HIDDEN]:
         if os.path.isdir(path):
             run("mount", "--bind", "/mnt" + path, path)
     run("mount", "-t", "proc", "proc", "/proc")
-    for path in ("/run/sshd", "/run/systemd/journal", "/run/user/0", "/run/redis", "/var/log/nginx", "/var/www/html"):
+    for path in ("/run/sshd", "/run/systemd/journal", "/run/user/0", "/run/redis", "/var/log/nginx", "/var/log/redis", "/var/www/html"):
         os.makedirs(path, exist_ok=True)
     users = Path("/etc/passwd")  # who reads is root here, and lives where people do
     users.write_text(re.sub(r"^(root:.*:)/root:", rf"\1{HOME}:", users.read_text(), flags=re.MULTILINE))
@@ -74,6 +75,8 @@ def furnish(programs, contributed):
             path.unlink()
     Path("/etc/systemd/journald.conf").write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nRateLimitBurst=0\n")
     Path("/etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    keys = " ".join(Path("/etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
+    Path("/etc/ssh/ssh_known_hosts").write_text(f"* {keys}\n")
     run("systemd-sysusers", "/usr/local/lib/sysusers.d/kaiso.conf", stderr=subprocess.DEVNULL)
     run("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/kaiso.conf", stderr=subprocess.DEVNULL)
     Path("/usr/local/bin/systemctl").write_text(SYSTEMCTL)
@@ -91,11 +94,11 @@ class Journal:
         while self._socket.connect_ex(self.PATH) != 0:
             pass
 
-    def take(self, unit, name, stream):
+    def take(self, field, name, stream):
         """Each line of a service, until it ends. This is process 1, which journald believes what unit it speaks of."""
         for line in stream:
             level, text = re.fullmatch(r"(?:<(\d)>)?(.*)\n?", line.decode(errors="replace")).groups()
-            self._socket.send(f"UNIT={unit}\nSYSLOG_IDENTIFIER={name}\nPRIORITY={level or 6}\nMESSAGE={text}\n".encode())
+            self._socket.send(f"{field}\nSYSLOG_IDENTIFIER={name}\nPRIORITY={level or 6}\nMESSAGE={text}\n".encode())
 
 
 # ---- units
@@ -107,6 +110,7 @@ class Refused(Exception):
 class Unit:
     def __init__(self, name, scope):
         self.name, self.scope = name, scope
+        self.key = name if scope == "system" else f"user/{name}"
         stem, _, kind = name.rpartition(".")
         self.instance = stem.partition("@")[2]
         template = re.sub(r"@[^.]*\.", "@.", name)
@@ -147,6 +151,12 @@ class Unit:
         return words
 
 
+def listening():
+    """What listens on TCP here: addresses as the kernel writes them."""
+    lines = [line.split() for kind in ("tcp", "tcp6") for line in Path("/proc/net", kind).read_text().splitlines()]
+    return {line[1] for line in lines if line[3] == "0A"}
+
+
 class Manager:
     def __init__(self, journal):
         self.journal = journal
@@ -183,7 +193,7 @@ class Manager:
                 listener.bind((host.strip("[]") or "::", int(port)))
             listener.listen(int(unit.get("Backlog", "128")))
             sockets.append(listener)
-        self.listeners[unit.name] = sockets
+        self.listeners[unit.key] = sockets
         if unit.get("Accept") in ("yes", "true"):
             for listener in sockets:
                 threading.Thread(target=self.accept, args=(unit, listener), daemon=True).start()
@@ -204,7 +214,7 @@ class Manager:
     def identity(self, unit):
         """Arguments of Popen, and the user and group of its directories."""
         user, group = (-1, -1)
-        if unit.scope == "system" and Path("/proc/self/uid_map").read_text().split()[2] != "1":
+        if unit.scope == "system":
             if unit.get("DynamicUser") == "yes":
                 user, group = 61184, shutil._get_gid(unit.get("Group", "nogroup"))
             elif unit.get("User"):
@@ -214,10 +224,10 @@ class Manager:
         return {**changed, "umask": int(unit.get("UMask", "0022"), 8)}, user, group
 
     def start(self, unit):
-        if unit.name in self.processes and self.processes[unit.name].poll() is None:
+        if unit.key in self.processes and self.processes[unit.key].poll() is None:
             return
         if unit.kind == "socket":
-            if unit.name not in self.listeners:
+            if unit.key not in self.listeners:
                 self.listen(unit)
             return
         variables = unit.variables()
@@ -233,9 +243,9 @@ class Manager:
             environment["RUNTIME_DIRECTORY"] = str(directory)
         for name in unit.get("ConfigurationDirectory").split():
             os.makedirs(f"{HOME}/.config/{name}", exist_ok=True)
-        sockets = self.listeners.get(unit.name.replace(".service", ".socket"), [])
+        sockets = self.listeners.get(unit.key.replace(".service", ".socket"), [])
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            path = f"/run/notify-{unit.name}"
+            path = f"/run/notify-{unit.scope}-{unit.name}"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             notify.bind(path)
@@ -262,24 +272,24 @@ class Manager:
             moves = " ".join(f"{3 + number}<&{one.fileno()}" for number, one in enumerate(sockets))
             closes = " ".join(f"{one.fileno()}<&-" for one in sockets if one.fileno() >= 3 + len(sockets))
             before = ["bash", "-c", f'exec {moves} {closes}; LISTEN_FDS={len(sockets)} LISTEN_PID=$$ exec "$@"', "sh"]
-        self.processes[unit.name] = subprocess.Popen(
+        self.processes[unit.key] = subprocess.Popen(
             [*before, *words], stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=environment, cwd="/",
             pass_fds=[one.fileno() for one in sockets], **how)
         os.close(writer)
         threading.Thread(target=self.journal.take, daemon=True,
-                         args=(unit.name, os.path.basename(words[0]), os.fdopen(reader, "rb"))).start()
+                         args=(f"{'USER_' * (unit.scope == 'user')}UNIT={unit.name}", os.path.basename(words[0]), os.fdopen(reader, "rb"))).start()
 
     def reload(self, unit):
-        process = self.processes[unit.name]
+        process = self.processes[unit.key]
         words = unit.command("ExecReload", {"MAINPID": str(process.pid)})
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
     def stop(self, unit):
-        process = self.processes.pop(unit.name, None)
+        process = self.processes.pop(unit.key, None)
         if process:
             process.terminate()
             process.wait(15)
-        for listener in self.listeners.pop(unit.name, []):
+        for listener in self.listeners.pop(unit.key, []):
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
@@ -291,8 +301,12 @@ class Manager:
             self.processes[name].send_signal(signal.SIGHUP)
             return
         if verb != "stop" and name not in self.processes:
+            before = listening()
             self.processes[name] = subprocess.Popen(FOREIGN[name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                                     stderr=subprocess.DEVNULL)
+            end = time.monotonic() + 10
+            while not listening() - before and time.monotonic() < end:
+                time.sleep(0.01)
 
     # -- systemctl
 
