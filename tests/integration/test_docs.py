@@ -33,6 +33,10 @@ SAME = [(re.compile(pattern, re.MULTILINE), replacement) for pattern, replacemen
     (r"\b([a-z-]+)\[\d+\](?=:)", r"\1[(process)]"),
     (r"\bprocess \d+", "process (process)"),
     (r"\b(nginx|Python|SimpleHTTP|kaiso|OpenSSH|libssh)([/ _])\d+(\.\d+)*(p\d+)?( Debian-\S+)?", r"\1\2(version)"),
+    (r"^\d+-[0-9a-f]{5,8}(?= )", "(session)"),
+    (r" +\d+s(?=  )", " (age)"),
+    (r"\d+ of \d+ descriptors, \d+\.\d MiB, \d\.\d s", "(a few) descriptors"),
+    (r"(?<=user `)(root|you)(?=')", "(reader)"),
     (r"[ \t\r]+$", ""),
 )]
 
@@ -105,7 +109,7 @@ def commands(block, line):
         begin = line
         command = lines.pop(0)[prompt.end():]
         line += 1
-        while command.endswith("\\") or command.count("'") % 2 == 1:  # it goes on
+        while command.endswith(("\\", "|")) or command.count("'") % 2 == 1:  # it goes on
             command += "\n" + lines.pop(0)
             line += 1
         expected = []
@@ -159,3 +163,10 @@ def test_page(page, tmp_path):
                 player.write(*step)
     finally:
         machines.close()
+
+
+def test_every_reason_is_explained():
+    """In the table at the end of the troubles, and no other."""
+    named = re.findall(r'^\t\treturn "([a-z-]+)";$', (REPOSITORY / "src/router/reason.c").read_text(), re.MULTILINE)
+    table = (DOC / "troubleshooting.md").read_text().split("\n## Reasons\n")[1]
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == named
