@@ -73,7 +73,7 @@ def matches(expected, told):
 
 # ---- pages
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(rf"^({'|'.join(ADDRESSES)})?\$ ", re.MULTILINE)
 
 
@@ -87,7 +87,8 @@ def steps(page):
     text = (DOC / page).read_text(encoding="utf-8")
     found = []
     for block in BLOCK.finditer(text):
-        kind, content = block.groups()
+        indent, kind, content = block.groups()
+        content = re.sub(rf"^{indent}", "", content, flags=re.MULTILINE)
         line = text[:block.start()].count("\n") + 2
         if kind == "console":
             found += commands(content, line)

@@ -28,7 +28,7 @@ HIDDEN = ["/run", "/usr/local", "/home", "/root", "/srv", "/tmp", "/var/log", "/
           "/var/lib/redis", "/usr/share/doc"]
 HOME = "/home/you"
 ASK = "/run/machine"  # where systemctl asks
-UNITS = {"system": ["/etc/systemd/system", "/usr/local/lib/systemd/system"],
+UNITS = {"system": ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system"],
          "user": [f"{HOME}/.config/systemd/user", "/usr/local/lib/systemd/user"]}
 FOREIGN = {  # what Debian's own units start, in the foreground
     "ssh.service": ["/usr/sbin/sshd", "-D", "-e"],
@@ -296,14 +296,19 @@ class Manager:
 
     def foreign(self, verb, name):
         if verb in ("stop", "restart") and name in self.processes:
-            self.processes.pop(name).terminate()
+            process = self.processes.pop(name)
+            process.terminate()
+            process.wait(15)
         elif verb == "reload" and name in self.processes:
             self.processes[name].send_signal(signal.SIGHUP)
             return
         if verb != "stop" and name not in self.processes:
             before = listening()
-            self.processes[name] = subprocess.Popen(FOREIGN[name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                                    stderr=subprocess.DEVNULL)
+            if Path(f"/etc/systemd/system/{name}.d").exists():
+                self.start(Unit(name, "system"))
+            else:
+                self.processes[name] = subprocess.Popen(FOREIGN[name], stdin=subprocess.DEVNULL,
+                                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             end = time.monotonic() + 10
             while not listening() - before and time.monotonic() < end:
                 time.sleep(0.01)
@@ -322,6 +327,8 @@ class Manager:
         if verb == "is-active":
             return "".join("active\n" if name in {*self.processes, *self.listeners} else "inactive\n" for name in names)
         if names[0] in FOREIGN:
+            if Path(f"/etc/systemd/system/{names[0]}.d").exists():
+                self.verify(Unit(names[0], scope))
             self.foreign("start" if verb == "enable" else verb, names[0])
             return ""
         units = [Unit(name, scope) for name in names]
