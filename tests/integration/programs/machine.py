@@ -120,7 +120,8 @@ class Unit:
             raise Refused(f"Unit {name} could not be found.")
         drop_ins = [path for file in {*files} for path in Path(f"{file}.d").glob("*.conf")]
         self.settings = {}
-        for path in [main, *sorted(drop_ins, key=lambda path: path.name)]:
+        self.files = [main, *sorted(drop_ins, key=lambda path: path.name)]
+        for path in self.files:
             for key, value in re.findall(r"^([A-Za-z]\w*)=(.*)$", path.read_text().replace("\\\n", " "), re.MULTILINE):
                 if value:
                     self.settings.setdefault(key, []).append(self.specified(value))
@@ -148,7 +149,7 @@ class Unit:
         for word in shlex.split(self.get(key).lstrip("-")):
             name = re.fullmatch(r"\$(\w+)", word)
             words += variables[name[1]].split() if name else [re.sub(r"\$\{(\w+)\}", lambda m: variables[m[1]], word)]
-        return words
+        return [word.replace("$$", "$") for word in words]
 
 
 def listening():
@@ -321,11 +322,13 @@ class Manager:
         verb, *names = [word for word in words if not word.startswith("-")]
         if verb == "daemon-reload" and not names + list(options):
             return ""  # they are read when they are needed
-        if options - {"--now"} or verb not in ("start", "stop", "restart", "reload", "enable", "disable", "is-active"):
+        if options - {"--now"} or verb not in ("start", "stop", "restart", "reload", "enable", "disable", "is-active", "cat"):
             raise Refused(f"the machine of the tests has no `systemctl {' '.join(words)}`")
         names = [name if re.search(r"\.(service|socket)$", name) else f"{name}.service" for name in names]
         if verb == "is-active":
             return "".join("active\n" if name in {*self.processes, *self.listeners} else "inactive\n" for name in names)
+        if verb == "cat":
+            return "\n".join(f"# {path}\n{path.read_text()}" for name in names for path in Unit(name, scope).files)
         if names[0] in FOREIGN:
             if Path(f"/etc/systemd/system/{names[0]}.d").exists():
                 self.verify(Unit(names[0], scope))
