@@ -14,6 +14,7 @@ import contextlib
 import os
 import pwd
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -198,6 +199,15 @@ class Manager:
         if unit.get("Accept") in ("yes", "true"):
             for listener in sockets:
                 threading.Thread(target=self.accept, args=(unit, listener), daemon=True).start()
+        else:
+            threading.Thread(target=self.await_client, args=(unit, sockets), daemon=True).start()
+
+    def await_client(self, unit, sockets):
+        """The service is started for the first one, if it was not before."""
+        select.select(sockets, [], [])
+        with self.lock:
+            if self.listeners.get(unit.key) is sockets:
+                self.start(Unit(unit.name.replace(".socket", ".service"), unit.scope))
 
     def accept(self, unit, listener):
         number = 0
@@ -286,11 +296,12 @@ class Manager:
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
     def stop(self, unit):
+        listeners = self.listeners.pop(unit.key, [])
         process = self.processes.pop(unit.key, None)
         if process:
             process.terminate()
             process.wait(15)
-        for listener in self.listeners.pop(unit.key, []):
+        for listener in listeners:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
@@ -359,7 +370,8 @@ class Manager:
             asker, _ = listener.accept()
             with asker, asker.makefile("r", newline="") as words:
                 try:
-                    answer = "0" + self.do(words.read().split("\0"))
+                    with self.lock:
+                        answer = "0" + self.do(words.read().split("\0"))
                 except Exception as error:  # told to the asker
                     answer = f"1{error if isinstance(error, Refused) else repr(error)}\n"
                 asker.sendall(answer.encode())
@@ -376,8 +388,9 @@ def main(name, contributed, programs):
     # The cables come after the namespaces: whoever made them says when.
     sys.stdin.buffer.raw.read(1)
     manager.do(["start", "ssh"])
-    for unit in ("kaiso.socket", "kaiso.service"):
-        manager.start(Unit(unit, "system"))
+    with manager.lock:
+        for unit in ("kaiso.socket", "kaiso.service"):
+            manager.start(Unit(unit, "system"))
     sys.exit(subprocess.run(["bash", "--norc"], check=False).returncode)
 
 
