@@ -20,7 +20,7 @@
 SANDBOX_CALLS("epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait");
 
 #define LOOP_BATCH 128
-#define TIMER_BATCH 32
+#define TIMER_BATCH 8
 #define WAIT_FAILURES_MAX 100 /* in a row: then the loop is beyond help */
 #define WAIT_FAILURE_NAP_NS 10000000
 #define CATCH_UP_MS 1000 /* at most: events may come faster than they are dealt with */

@@ -18,6 +18,8 @@
 
 SANDBOX_CALLS("accept4", "recvfrom", "sendto");
 
+#define ACCEPT_PAUSE_MS 100
+
 struct control_client {
 	struct control *control;
 	struct loop_watch watch;
@@ -38,11 +40,20 @@ struct control {
 	struct control_actions actions;
 	struct loop *loop;
 	struct loop_watch listener;
+	struct loop_timer accept_timer; /* armed while descriptors are short */
 	struct control_client *clients[CONTROL_CLIENTS_MAX];
 	unsigned count;
 };
 
 static void client_run(struct control_client *client);
+
+/* Those for whom there is no place wait in the backlog. */
+static void control_watch_listener(struct control *control)
+{
+	bool may_accept = control->count < CONTROL_CLIENTS_MAX && !control->accept_timer.position;
+
+	loop_watch(control->loop, &control->listener, may_accept ? EPOLLIN : 0);
+}
 
 /* ---- clients ------------------------------------------------------------------------------------------- */
 
@@ -61,7 +72,7 @@ static void client_close(struct control_client *client)
 			control->clients[i] = NULL;
 	}
 	control->count--;
-	loop_watch(control->loop, &control->listener, EPOLLIN);
+	control_watch_listener(control);
 	if (!client->is_waiting || client->is_upgrading)
 		loop_defer(control->loop, &client->task);
 }
@@ -350,17 +361,20 @@ static void control_admit(struct control *control, int fd)
 static void control_on_listener(struct loop_watch *watch, uint32_t events)
 {
 	struct control *control = CONTAINER_OF(watch, struct control, listener);
-	int fd;
+	int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	(void)events;
-	if (control->count < CONTROL_CLIENTS_MAX) {
-		fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd >= 0)
-			control_admit(control, fd);
-	}
-	/* The others wait in the backlog until one leaves. */
-	if (control->count == CONTROL_CLIENTS_MAX)
-		loop_watch(control->loop, &control->listener, 0);
+	if (fd >= 0)
+		control_admit(control, fd);
+	else if (errno != EAGAIN)
+		loop_timer_set(control->loop, &control->accept_timer,
+			       control->loop->now_ms + ACCEPT_PAUSE_MS);
+	control_watch_listener(control);
+}
+
+static void control_on_accept_timer(struct loop_timer *timer)
+{
+	control_watch_listener(CONTAINER_OF(timer, struct control, accept_timer));
 }
 
 void control_upgrade_refused(struct control *control, const char *reason)
@@ -386,6 +400,7 @@ struct control *control_new(const struct report_source *source, const struct lis
 	control->actions = *actions;
 	control->loop = &source->workers[0].loop;
 	control->listener = (struct loop_watch){ .on_events = control_on_listener, .fd = listener->fd };
+	control->accept_timer.on_expire = control_on_accept_timer;
 	if (loop_watch(control->loop, &control->listener, EPOLLIN) != 0) {
 		free(control);
 		return NULL;
@@ -402,6 +417,7 @@ void control_free(struct control *control)
 			client_close(control->clients[i]);
 	}
 	loop_watch(control->loop, &control->listener, 0);
+	loop_timer_cancel(control->loop, &control->accept_timer);
 	loop_run_out(control->loop);
 	free(control);
 }

@@ -46,6 +46,7 @@ struct http {
 	unsigned connections;
 	unsigned requests; /* that are not answered in full */
 	bool is_paused;
+	bool is_stopped;
 	void (*on_paused)(void *context); /* NULL: nobody waits for it */
 	void *pause_context;
 	struct loop_timer pause_timer;
@@ -131,7 +132,8 @@ static void on_report(struct report *report)
 	request->is_gathered = true;
 	report_free(report);
 	http->library->resume_connection(request->connection);
-	http_run(http);
+	if (!http->is_stopped)
+		http_run(http);
 }
 
 static enum MHD_Result begin_report(struct http_request *request, enum http_want want)
@@ -488,6 +490,13 @@ struct http *http_new(const struct report_source *source, const struct listen_se
 	return http;
 }
 
+void http_stop(struct http *http)
+{
+	if (http)
+		http->is_stopped = true;
+}
+
+/* The library aborts when a request still waits for a report. */
 void http_free(struct http *http)
 {
 	if (!http)

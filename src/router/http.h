@@ -44,7 +44,11 @@ struct http *http_new(const struct report_source *source, const struct listen_se
 void http_pause(struct http *http, void (*on_paused)(void *context), void *context);
 void http_resume(struct http *http);
 
-/* No thread runs any more, and no report is under way: see worker_do_jobs(). NULL is allowed. */
+/* For the end: from now on nothing is read, so that no request can begin a report while the last ones come in. NULL is
+ * allowed. */
+void http_stop(struct http *http);
+
+/* After http_stop(). No thread runs any more, and no report is under way: see worker_do_jobs(). NULL is allowed. */
 void http_free(struct http *http);
 
 #endif

@@ -97,10 +97,23 @@ static void server_drain(struct server *server)
 	listen_set_shut(server->shared.listeners);
 }
 
+static void server_refuse_upgrade(struct server *server)
+{
+	log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
+	if (server->control)
+		control_upgrade_refused(server->control, "the router is about to stop");
+	if (server->http)
+		http_resume(server->http);
+}
+
 static void server_stop_to_upgrade(void *context)
 {
 	struct server *server = context;
 
+	if (server->is_draining) {
+		server_refuse_upgrade(server);
+		return;
+	}
 	server->must_upgrade = true;
 	loop_stop(&server->workers[0].loop);
 }
@@ -257,12 +270,8 @@ static void server_upgrade(struct server *server)
 	struct log_line line;
 
 	server->must_upgrade = false;
-	if (server->is_draining) {
-		log_message(LOG_LEVEL_WARNING, "no upgrade: the router is about to stop");
-		if (server->control)
-			control_upgrade_refused(server->control, "the router is about to stop");
-		if (server->http)
-			http_resume(server->http);
+	if (server->is_draining) { /* told so in the meantime */
+		server_refuse_upgrade(server);
 		loop_resume(&server->workers[0].loop);
 		return;
 	}
@@ -444,6 +453,7 @@ static void server_free(struct server *server)
 {
 	if (server->shared.lister)
 		lister_free(server->shared.lister);
+	http_stop(server->http);
 	for (unsigned i = 0; i < server->count; i++)
 		worker_do_jobs(&server->workers[i]);
 	if (server->count > 0)

@@ -10,6 +10,7 @@
 #include "router/worker.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -21,7 +22,9 @@
 
 SANDBOX_CALLS("accept", "accept4", "eventfd2");
 
-#define ACCEPT_BATCH 16u
+/* At a time; then sessions that have long begun get their turn. */
+#define ACCEPT_BATCH 4u
+#define MAIL_BATCH 4u
 #define ACCEPT_FAILURES_MAX 64u /* one after the other: then it is more than single clients that are gone */
 #define ACCEPT_PAUSE_MS 100
 #define PEERS_CHECK_MIN_MS 1000
@@ -87,26 +90,29 @@ static void worker_end_sessions(struct worker *worker)
 		session_end(CONTAINER_OF(link, struct session, link), SESSION_SHUTDOWN);
 }
 
-static void worker_empty_mailbox(struct worker *worker)
+/* False when that many have been taken, and there are more. */
+static bool worker_empty_mailbox(struct worker *worker, unsigned most)
 {
-	struct list done;
+	for (unsigned i = 0; i < most; i++) {
+		struct lister_wish *wish = NULL;
 
-	list_init(&done);
-	pthread_mutex_lock(&worker->mailbox_mutex);
-	list_splice(&done, &worker->mailbox);
-	pthread_mutex_unlock(&worker->mailbox_mutex);
-	while (!list_is_empty(&done)) {
-		struct lister_wish *wish = CONTAINER_OF(done.next, struct lister_wish, link);
-
-		list_remove(&wish->link);
+		pthread_mutex_lock(&worker->mailbox_mutex);
+		if (!list_is_empty(&worker->mailbox)) {
+			wish = CONTAINER_OF(worker->mailbox.next, struct lister_wish, link);
+			list_remove(&wish->link);
+		}
+		pthread_mutex_unlock(&worker->mailbox_mutex);
+		if (!wish)
+			return true;
 		session_wish_done(wish);
 	}
+	return false;
 }
 
 void worker_deinit(struct worker *worker)
 {
 	worker_end_sessions(worker);
-	worker_empty_mailbox(worker);
+	worker_empty_mailbox(worker, UINT_MAX);
 	resolver_free(worker->resolver);
 	if (worker->loop.epoll_fd >= 0) {
 		loop_run_out(&worker->loop); /* the sessions, then what they referred to */
@@ -462,7 +468,8 @@ static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 	must_stop = worker->must_stop;
 	must_halt = worker->must_halt;
 	pthread_mutex_unlock(&worker->mailbox_mutex);
-	worker_empty_mailbox(worker);
+	if (!worker_empty_mailbox(worker, MAIL_BATCH))
+		worker_wake(worker);
 	worker_do_jobs(worker);
 	if (must_drain && !worker->is_draining)
 		worker_begin_drain(worker);

@@ -1,7 +1,7 @@
 """A ping-pong while others attack the router, against the same one in quiet, in the same rounds.
 
 The attacker is that of the tests. It has the clients' processor whenever nobody else wants it (SCHED_IDLE), as if it were
-on another host: what is measured is what its connections cost those of others.
+on another host, and so has the second router of a loop: what is measured is what their connections cost those of others.
 """
 
 import contextlib
@@ -36,6 +36,12 @@ ATTACKS = (
 def as_idle():
     os.sched_setaffinity(0, {measure.CLIENT_CORE})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def move_to_attacker(process):
+    for thread in os.listdir(f"/proc/{process.pid}/task"):
+        os.sched_setaffinity(int(thread), {measure.CLIENT_CORE})
+        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
 
 
 def listen(path, backlog):
@@ -76,6 +82,7 @@ def bench_attack(bench, placement, core, attack, number):
         services = {LINE: bench.services / "service"} | {name: directory / name for name in ("sink", "full", "target")}
         services |= {f"{at:04}-{'n' * 200}": bench.services / "service" for at in range(1000)}
         second = special.kaiso(bench, core, stack, {"z": "127.0.0.1:9\n"}, options=options)
+        move_to_attacker(second.process)
         router = special.kaiso(bench, core, stack, services | {"z": f"{second.place} z\n"}, options=options)
         describe_loops(router, second)
         for _ in range(bench.rounds):

@@ -354,3 +354,17 @@ def test_more_askers_than_there_are_places(controlled, control):
     for asker in askers:
         asker.stream.close()
     assert status(control)["open"] == 0
+
+
+def test_no_descriptor_is_free(new_router, control):
+    """Whoever asks then waits, nothing spins, and is answered once there is one."""
+    router = new_router("--control", control, "--threads", "1", "--max-sessions", "1000",
+                        wrapper=("prlimit", "--nofile=60:60"))
+    clients = [router.connect().send(b"x") for _ in range(60)]
+    router.wait_log(limit="descriptors")
+    with Asker(control) as asker:
+        asker.stream.send(b"status\n")
+        router.assert_quiet()
+        for client in clients:
+            client.close()
+        assert json.loads(asker.stream.receive_line())["pid"] == router.pid

@@ -363,6 +363,30 @@ def test_no_descriptor_is_free(new_router):
     assert task.join().status == 200
 
 
+def test_an_end_amid_requests(new_router):
+    """Whatever is asked while the router ends: it ends."""
+    web = new_router("--http", "127.0.0.1:0", "--threads", "4")
+    host, _, port = http_address(web).rpartition(":")
+    requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 40
+    begun = []
+
+    def flood():
+        with socket.create_connection((host, int(port)), DEADLINE) as sock:
+            try:
+                while True:
+                    sock.sendall(requests)
+                    begun.append(sock.recv(1 << 20))
+            except OSError:  # the end
+                pass
+
+    tasks = [Task(flood) for _ in range(8)]
+    wait_until(lambda: len(begun) > 20, "answers")
+    web.signal(signal.SIGTERM)
+    assert web.wait_exit() == 0
+    for task in tasks:
+        task.join()
+
+
 # ---- where it listens
 
 def test_a_loopback_address_is_no_warning(web):
