@@ -1,4 +1,4 @@
-"""doc/*.md: every command in them is run, and says what the page says.
+"""doc/*.md and README.md: every command in them is run, and says what the page says.
 
 A block `console` is a transcript: what stands behind `$ ` (or `NAME$ `, on that machine) is run in one shell of the
 machine, from the top of the page to its end, and the lines below it are what comes out. Every other block is a file: the
@@ -9,17 +9,18 @@ ports and paths are the ones used.
 """
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.machines import ADDRESSES, Machines
 from harness.router import REPOSITORY
-from harness.wait import Overdue, wait_until
+from harness.wait import wait_until
 
 DOC = REPOSITORY / "doc"
-UNTESTED = {"architecture.md", "performance.md", "README.md"}  # no transcripts: test_pages_without_transcripts
-PAGES = sorted(path.name for path in DOC.glob("*.md") if path.name not in UNTESTED)
+UNTESTED = {"architecture.md", "performance.md", "README.md"}  # they have no transcripts: test_pages_without_any
+PAGES = ["README.md", *sorted(path.name for path in DOC.glob("*.md") if path.name not in UNTESTED)]
 
 # ---- what need not be the same: both the text and what came out are brought to one form
 
@@ -37,23 +38,50 @@ SAME = [(re.compile(pattern, re.MULTILINE), replacement) for pattern, replacemen
     (r" +\d+s(?=  )", " (age)"),
     (r"\d+ of \d+ descriptors, \d+\.\d MiB, \d\.\d s", "(a few) descriptors"),
     (r"(?<=user `)(root|you)(?=')", "(reader)"),
+    (r"(?<=\S)(\t| {2,})(?=\S)", "  "),  # columns, which a terminal has aligned
     (r"[ \t\r]+$", ""),
 )]
 
 # Programs that look, and may have to look again: the log comes when it comes.
 LOOKS = re.compile(r"\b(journalctl|kaiso (status|top)|tail|grep|cat|fail2ban-regex|redis-cli|systemctl is-active)\b")
 
-# ---- what is not run as it stands, and what is run in its place
+# ---- what is not run as it stands: {page: {command: (what is run in its place, and why)}}
 
 IN_PLACE_OF = {
-    # There is no login to outlive: that loginctl has the word.
-    "loginctl enable-linger": "loginctl --help | grep -q ' enable-linger '",
-    # Debian's unit loads this file, and nothing else.
-    "sudo systemctl enable --now nftables": "grep -q 'ExecStart=.*nft -f /etc/nftables.conf$'"
-                                            " /lib/systemd/system/nftables.service && nft -f /etc/nftables.conf",
-    # The daemon would ban: that it takes the configuration, jail included.
-    "sudo systemctl restart fail2ban": "fail2ban-client -d 2>/dev/null | grep -q \"'add', 'kaiso', 'systemd'\"",
+    "home-server.md": {
+        # There is no login to outlive: that loginctl has the word.
+        "loginctl enable-linger": "loginctl --help | grep -q ' enable-linger '",
+        # Debian's unit loads this file, and nothing else.
+        "sudo systemctl enable --now nftables": "grep -q 'ExecStart=.*nft -f /etc/nftables.conf$'"
+                                                " /lib/systemd/system/nftables.service && nft -f /etc/nftables.conf",
+        # The daemon would ban: that it takes the configuration, jail included.
+        "sudo systemctl restart fail2ban": "fail2ban-client -d 2>/dev/null | grep -q \"'add', 'kaiso', 'systemd'\"",
+    },
+    "README.md": {
+        # In the foreground of another terminal; its port is that of the system's router.
+        "kaiso serve 127.0.0.1:37812": "systemctl stop kaiso.socket kaiso; kaiso serve 127.0.0.1:37812 2>router.log &",
+        # With a session that is there to be shown.
+        "kaiso status --sessions": "sleep 1000 | kaiso connect echo >/dev/null 2>&1 & sleep 0.3; kaiso status --sessions",
+        # From here on it is the system's router again; what adduser says is no matter.
+        "sudo adduser $USER kaiso": "sudo adduser $USER kaiso >/dev/null; kaiso close $(kaiso status --sessions --json |"
+                                    " jq -r '.sessions[].id'); kaiso drain --wait; systemctl start kaiso.socket kaiso",
+        # An editor: doc/systemd.md has what is to be typed.
+        "systemctl edit kaiso.socket": "systemctl cat kaiso.socket >/dev/null",
+        # The file that the comment speaks of; doc/systemd.md has one.
+        "systemctl enable --now kaiso-expose@web": "printf 'KAISO=127.0.0.1:37812\\nSERVICE=web\\nLISTEN=127.0.0.1:8081\\n'"
+                                                   " >/etc/kaiso/expose/web.conf; systemctl enable --now kaiso-expose@web",
+        # A query without an answer to be shown.
+        "journalctl -u kaiso -g 'reason=(not-found|denied|line-too-long|limit)'":
+            "journalctl -u kaiso -g 'reason=(not-found|denied|line-too-long|limit)' >/dev/null",
+    },
 }
+
+# Of these only the first words of the lines are compared: the numbers are those of another moment.
+OUTLINES = {("README.md", "kaiso status --sessions")}
+
+# Blocks of the README that no shell can run: `make run` and `make check` run this test; examples/server.c is compiled and
+# run by test_libkaiso.py.
+NOT_RUN = {"make run ", "#include <kaiso.h>"}
 
 
 def same(text):
@@ -82,15 +110,30 @@ class Command:
         self.machine, self.text, self.expected, self.line = machine, text, expected, line
 
 
+class Excerpt:
+    """Lines of the log."""
+
+    def __init__(self, text):
+        self.lines = same(text)
+
+
+def place_of(page):
+    return REPOSITORY / page if page == "README.md" else DOC / page
+
+
 def steps(page):
-    """The commands and the files of a page: Command, or (machine, path, text)."""
-    text = (DOC / page).read_text(encoding="utf-8")
+    """The commands and the files of a page: Command, or (machine, path, text), or Excerpt."""
+    text = place_of(page).read_text(encoding="utf-8")
     found = []
     for block in BLOCK.finditer(text):
         indent, kind, content = block.groups()
         content = re.sub(rf"^{indent}", "", content, flags=re.MULTILINE)
         line = text[:block.start()].count("\n") + 2
-        if kind == "console":
+        if page == "README.md" and content.startswith("level="):
+            found.append(Excerpt(content))
+        elif page == "README.md" and content.startswith(tuple(NOT_RUN)):
+            pass
+        elif kind == "console" or page == "README.md":
             found += commands(content, line)
         else:
             before = text[:block.start()].rstrip().split("\n")[-1]
@@ -108,7 +151,7 @@ def commands(block, line):
         prompt = PROMPT.match(lines[0])
         assert prompt, f"line {line} is below no command: {lines[0]}"
         begin = line
-        command = lines.pop(0)[prompt.end():]
+        command = re.sub(r" {2,}#.*$", "", lines.pop(0)[prompt.end():])
         line += 1
         while command.endswith(("\\", "|")) or command.count("'") % 2 == 1:  # it goes on
             command += "\n" + lines.pop(0)
@@ -133,26 +176,36 @@ class Player:
     def play(self, command):
         machine = self.machines[command.machine]
         expected = same("\n".join(command.expected))
-        text = IN_PLACE_OF.get(command.text, command.text)
-        told = same(machine.run(text))
-        if not matches(expected, told) and LOOKS.search(text):
-            said = [told]
+        text = IN_PLACE_OF.get(self.page, {}).get(command.text, command.text)
+        if self.page == "README.md" and text.endswith(" &") and "2>" not in text:
+            text = text.removesuffix("&") + ">/dev/null 2>&1 &"  # its words would be among those of others
 
-            def looks_right():
-                said[0] = same(machine.run(text))
-                return matches(expected, said[0])
-            try:
-                wait_until(looks_right, "", timeout=3, interval=0.05)
-            except Overdue:
-                pass
-            told = said[0]
-        assert matches(expected, told), \
-            f"doc/{self.page}:{command.line}: {command.text}\n--- the page:\n" + "\n".join(expected) + \
-            "\n--- what came out:\n" + "\n".join(told)
+        def ask():
+            told = same(machine.run(text))
+            if (self.page, command.text) in OUTLINES:
+                told = [line for line in told if any(line.split()[:1] == one.split()[:1] for one in expected)]
+                return [line.split()[:1] for line in told], [line.split()[:1] for line in expected]
+            return told, expected
+
+        told, wanted = ask()
+        end = time.monotonic() + 3
+        while not matches(wanted, told) and LOOKS.search(command.text) and time.monotonic() < end:
+            time.sleep(0.05)
+            told, wanted = ask()
+        assert matches(wanted, told), \
+            f"{self.page}:{command.line}: {command.text}\n--- the page:\n{wanted}\n--- what came out:\n{told}"
+
+    def look_up(self, excerpt):
+        """In the log that the tour's router writes."""
+        machine = self.machines["home"]
+        for line in excerpt.lines:
+            wait_until(lambda line=line: line in same(re.sub(r"^time=\S+ ", "", machine.run("cat router.log"), flags=re.MULTILINE)),
+                       lambda line=line: f"this line of the README in the log: {line}\n{machine.run('cat router.log')}")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page, tmp_path):
+    """From top to bottom."""
     found = steps(page)
     machines = Machines(tmp_path, {step.machine for step in found if isinstance(step, Command)})
     try:
@@ -160,10 +213,43 @@ def test_page(page, tmp_path):
         for step in found:
             if isinstance(step, Command):
                 player.play(step)
+            elif isinstance(step, Excerpt):
+                player.look_up(step)
             else:
                 player.write(*step)
     finally:
         machines.close()
+
+
+def test_nothing_is_replaced_for_nothing():
+    """Each command that is not run as it stands is in its page."""
+    for page, replaced in IN_PLACE_OF.items():
+        missing = set(replaced) - {step.text for step in steps(page) if isinstance(step, Command)}
+        assert not missing, f"{page} has no {missing}"
+
+
+@pytest.mark.parametrize("page", sorted(UNTESTED))
+def test_pages_without_any(page):
+    """No transcript escapes because its page is not played."""
+    assert not re.search(r"^(\w+)?\$ ", (DOC / page).read_text(), re.MULTILINE)
+
+
+def test_links():
+    """Between the pages, headings included, and every page is in the index."""
+    pages = [REPOSITORY / "README.md", REPOSITORY / "SECURITY.md", *DOC.glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, heading = link.partition("#")
+            if path.startswith("http"):
+                continue
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            anchors = [re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
+                       for line in re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)] if heading else []
+            assert not heading or heading in anchors, f"{page.name}: {link}"
+    index = (DOC / "README.md").read_text()
+    missing = [page.name for page in DOC.glob("*.md") if page.name != "README.md" and f"]({page.name})" not in index]
+    assert not missing, f"not in doc/README.md: {missing}"
 
 
 def test_every_reason_is_explained():

@@ -84,7 +84,7 @@ class Machine:
         self.process.stdin.flush()
         told = self._read_to_mark(command)
         if stays:
-            wait_until(lambda: self._listeners() > listeners, lambda: f"this to listen: {command}\n{told}")
+            wait_until(lambda: self._listeners() - listeners, lambda: f"this to listen: {command}\n{told}")
             settled = time.monotonic() + 0.3
             wait_until(lambda: time.monotonic() > settled, "what else it has to make")
         return told
