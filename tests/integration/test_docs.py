@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.machines import ADDRESSES, Machines
-from harness.router import REPOSITORY
+from harness.router import REPOSITORY, run_kaiso
 from harness.wait import wait_until
 
 DOC = REPOSITORY / "doc"
@@ -36,6 +36,7 @@ SAME = [(re.compile(pattern, re.MULTILINE), replacement) for pattern, replacemen
     (r"\b(nginx|Python|SimpleHTTP|kaiso|OpenSSH|libssh)([/ _])\d+(\.\d+)*(p\d+)?( Debian-\S+)?", r"\1\2(version)"),
     (r"^\d+-[0-9a-f]{5,8}(?= )", "(session)"),
     (r" +\d+s(?=  )", " (age)"),
+    (r"of at most \d+", "of at most (many)"),
     (r"\d+ of \d+ descriptors, \d+\.\d MiB, \d\.\d s", "(a few) descriptors"),
     (r"(?<=user `)(root|you)(?=')", "(reader)"),
     (r"(?<=\S)(\t| {2,})(?=\S)", "  "),  # columns, which a terminal has aligned
@@ -68,8 +69,9 @@ IN_PLACE_OF = {
         # An editor: doc/systemd.md has what is to be typed.
         "systemctl edit kaiso.socket": "systemctl cat kaiso.socket >/dev/null",
         # The file that the comment speaks of; doc/systemd.md has one.
-        "systemctl enable --now kaiso-expose@web": "printf 'KAISO=127.0.0.1:37812\\nSERVICE=web\\nLISTEN=127.0.0.1:8081\\n'"
-                                                   " >/etc/kaiso/expose/web.conf; systemctl enable --now kaiso-expose@web",
+        "systemctl enable --now kaiso-expose@web":
+            "printf 'KAISO=127.0.0.1:37812\\nSERVICE=web\\nLISTEN=127.0.0.1:8081\\n' >/etc/kaiso/expose/web.conf;"
+            " systemctl enable --now kaiso-expose@web",
         # A query without an answer to be shown.
         "journalctl -u kaiso -g 'reason=(not-found|denied|line-too-long|limit)'":
             "journalctl -u kaiso -g 'reason=(not-found|denied|line-too-long|limit)' >/dev/null",
@@ -197,10 +199,11 @@ class Player:
 
     def look_up(self, excerpt):
         """In the log that the tour's router writes."""
-        machine = self.machines["home"]
+        def log():
+            return self.machines["home"].run("sed 's/^time=[^ ]* //' router.log")
+
         for line in excerpt.lines:
-            wait_until(lambda line=line: line in same(re.sub(r"^time=\S+ ", "", machine.run("cat router.log"), flags=re.MULTILINE)),
-                       lambda line=line: f"this line of the README in the log: {line}\n{machine.run('cat router.log')}")
+            wait_until(lambda line=line: line in same(log()), lambda line=line: f"this line in the log: {line}\n{log()}")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -232,6 +235,19 @@ def test_nothing_is_replaced_for_nothing():
 def test_pages_without_any(page):
     """No transcript escapes because its page is not played."""
     assert not re.search(r"^(\w+)?\$ ", (DOC / page).read_text(), re.MULTILINE)
+
+
+def test_commands_in_prose():
+    """What the pages call kaiso's commands and options is there."""
+    for page in [REPOSITORY / "README.md", REPOSITORY / "SECURITY.md", *DOC.glob("*.md")]:
+        prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for words in re.findall(r"`kaiso ([a-z]+\b[^`]*)`", prose):
+            command, *others = words.split()
+            told = run_kaiso(command, "--help").stdout.decode()
+            assert f"kaiso {command}" in told, f"{page.name}: `kaiso {words}`: there is no such command"
+            own = others[:others.index("--")] if "--" in others else others
+            for option in (word for word in own if word.startswith("-")):
+                assert re.search(rf"{option}\b", told), f"{page.name}: `kaiso {words}`: there is no such option"
 
 
 def test_links():

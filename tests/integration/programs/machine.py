@@ -11,6 +11,7 @@ does not confine it as they say; test_systemd.py is about that.
 """
 
 import contextlib
+import ctypes
 import os
 import pwd
 import re
@@ -28,6 +29,8 @@ from pathlib import Path
 HIDDEN = ["/run", "/usr/local", "/home", "/root", "/srv", "/tmp", "/var/log", "/var/www", "/var/lib/nginx",
           "/var/lib/redis", "/usr/share/doc"]
 HOME = "/home/you"
+MS_BIND = 0x1000
+VERBS = ("start", "stop", "restart", "reload", "enable", "disable", "is-active", "cat")
 ASK = "/run/machine"  # where systemctl asks
 UNITS = {"system": ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system"],
          "user": [f"{HOME}/.config/systemd/user", "/usr/local/lib/systemd/user"]}
@@ -52,9 +55,14 @@ def run(*words, **how):
     subprocess.run([str(word) for word in words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **how)
 
 
+def mount(source, target, kind, flags=0):
+    if ctypes.CDLL(None, use_errno=True).mount(source.encode(), target.encode(), kind.encode(), flags, None) != 0:
+        raise OSError(ctypes.get_errno(), f"mount {target}")
+
+
 def furnish(programs, contributed):
     """The file system."""
-    run("mount", "-t", "tmpfs", "machine", "/mnt")
+    mount("machine", "/mnt", "tmpfs")
     shutil.copytree("/etc", "/mnt/etc", symlinks=True)
     for path in HIDDEN:
         os.makedirs("/mnt" + path)
@@ -63,9 +71,10 @@ def furnish(programs, contributed):
     shutil.copytree(Path(programs, "share/you"), "/mnt" + HOME)
     for path in ["/etc", *HIDDEN]:
         if os.path.isdir(path):
-            run("mount", "--bind", "/mnt" + path, path)
-    run("mount", "-t", "proc", "proc", "/proc")
-    for path in ("/run/sshd", "/run/systemd/journal", "/run/user/0", "/run/redis", "/var/log/nginx", "/var/log/redis", "/var/www/html"):
+            mount("/mnt" + path, path, "", MS_BIND)
+    mount("proc", "/proc", "proc")
+    for path in ("/run/sshd", "/run/systemd/journal", "/run/user/0", "/run/redis", "/var/log/nginx", "/var/log/redis",
+                 "/var/www/html"):
         os.makedirs(path, exist_ok=True)
     users = Path("/etc/passwd")  # who reads is root here, and lives where people do
     users.write_text(re.sub(r"^(root:.*:)/root:", rf"\1{HOME}:", users.read_text(), flags=re.MULTILINE))
@@ -74,7 +83,8 @@ def furnish(programs, contributed):
     for name in ("sites-enabled", "conf.d"):
         for path in Path("/etc/nginx", name).glob("*"):
             path.unlink()
-    Path("/etc/systemd/journald.conf").write_text("[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nRateLimitBurst=0\n")
+    Path("/etc/systemd/journald.conf").write_text(
+        "[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nRateLimitBurst=0\n")
     Path("/etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     keys = " ".join(Path("/etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
     Path("/etc/ssh/ssh_known_hosts").write_text(f"* {keys}\n")
@@ -167,8 +177,8 @@ class Manager:
 
     def verify(self, unit):
         """By systemd itself; what it says of other units is none of ours."""
-        told = subprocess.run(["systemd-analyze", f"--{unit.scope}", "--man=no", "verify", unit.name], capture_output=True, text=True,
-                              check=False, stdin=subprocess.DEVNULL,
+        told = subprocess.run(["systemd-analyze", f"--{unit.scope}", "--man=no", "verify", unit.name], check=False,
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL,
                               env={**os.environ, "SYSTEMD_UNIT_PATH": ":".join(UNITS[unit.scope]) + ":"})
         about = [line for line in told.stderr.splitlines() if unit.name in line or "kaiso" in line]
         if about:
@@ -287,8 +297,9 @@ class Manager:
             [*before, *words], stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=environment, cwd="/",
             pass_fds=[one.fileno() for one in sockets], **how)
         os.close(writer)
+        field = "UNIT" if unit.scope == "system" else "USER_UNIT"
         threading.Thread(target=self.journal.take, daemon=True,
-                         args=(f"{'USER_' * (unit.scope == 'user')}UNIT={unit.name}", os.path.basename(words[0]), os.fdopen(reader, "rb"))).start()
+                         args=(f"{field}={unit.name}", os.path.basename(words[0]), os.fdopen(reader, "rb"))).start()
 
     def reload(self, unit):
         process = self.processes[unit.key]
@@ -333,7 +344,7 @@ class Manager:
         verb, *names = [word for word in words if not word.startswith("-")]
         if verb == "daemon-reload" and not names + list(options):
             return ""  # they are read when they are needed
-        if options - {"--now"} or verb not in ("start", "stop", "restart", "reload", "enable", "disable", "is-active", "cat"):
+        if options - {"--now"} or verb not in VERBS:
             raise Refused(f"the machine of the tests has no `systemctl {' '.join(words)}`")
         names = [name if re.search(r"\.(service|socket)$", name) else f"{name}.service" for name in names]
         if verb == "is-active":
@@ -380,8 +391,8 @@ class Manager:
 def main(name, contributed, programs):
     socket.sethostname(name)
     furnish(programs, contributed)
-    os.environ.update(HOME=HOME, USER="root", PATH="/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8", TZ="UTC",
-                      XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_PAGER="", PWD=HOME, DEBIAN_FRONTEND="noninteractive")
+    os.environ.update(HOME=HOME, USER="root", PATH="/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8",
+                      TZ="UTC", XDG_RUNTIME_DIR="/run/user/0", SYSTEMD_PAGER="", PWD=HOME)
     os.chdir(HOME)
     manager = Manager(Journal())
     threading.Thread(target=manager.serve, daemon=True).start()
