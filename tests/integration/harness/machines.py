@@ -5,6 +5,7 @@ Their network is a star: `home` has a cable to each of the others, and everybody
 
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -56,7 +57,6 @@ class Machine:
         self._words = [*before, "--pid", "--uts", "--fork", "--kill-child"]
         self._seen = b""
         ours, theirs = os.pipe()
-        os.set_blocking(ours, False)
         self._output = ours
         self.process = subprocess.Popen(
             [*self._words, "/usr/bin/python3", PROGRAM, name, REPOSITORY / "contrib", programs],
@@ -79,13 +79,13 @@ class Machine:
     def run(self, command):
         """What the command says. One that stays in the background is waited for until it listens."""
         stays = re.search(r"&\s*(#.*)?$", command)
-        listeners = self._listeners()
+        listeners = self._listeners() if stays else set()
         self.process.stdin.write(f"{{ {command}\n}} </dev/null\necho '{MARK}'\n".encode())
         self.process.stdin.flush()
         told = self._read_to_mark(command)
         if stays:
             wait_until(lambda: self._listeners() - listeners, lambda: f"this to listen: {command}\n{told}")
-            settled = time.monotonic() + 0.3
+            settled = time.monotonic() + 0.2
             wait_until(lambda: time.monotonic() > settled, "what else it has to make")
         return told
 
@@ -103,15 +103,12 @@ class Machine:
         end = time.monotonic() + DEADLINE
         mark = MARK.encode() + b"\n"
         while mark not in self._seen:
-            try:
-                data = os.read(self._output, 65536)
-                if not data:
-                    raise Overdue(f"{self.name} went down at: {command}\n{self._seen.decode(errors='replace')}")
-                self._seen += data
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise Overdue(f"still running: {command}\n{self._seen.decode(errors='replace')}") from None
-                time.sleep(0.002)
+            if not select.select([self._output], [], [], max(end - time.monotonic(), 0))[0]:
+                raise Overdue(f"still running: {command}\n{self._seen.decode(errors='replace')}")
+            data = os.read(self._output, 65536)
+            if not data:
+                raise Overdue(f"{self.name} went down at: {command}\n{self._seen.decode(errors='replace')}")
+            self._seen += data
         told, _, self._seen = self._seen.partition(mark)
         return told.decode(errors="replace")
 
