@@ -49,7 +49,8 @@ static int verdict_read(const char *line, size_t length)
 {
 	size_t word;
 
-	while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r'))
+	length--;
+	if (length > 0 && line[length - 1] == '\r')
 		length--;
 	if (length == 1 && line[0] == '+')
 		return 0;

@@ -40,19 +40,25 @@ struct control {
 	struct control_actions actions;
 	struct loop *loop;
 	struct loop_watch listener;
-	struct loop_timer accept_timer; /* armed while descriptors are short */
+	struct loop_timer accept_timer; /* armed while nobody can be accepted */
 	struct control_client *clients[CONTROL_CLIENTS_MAX];
 	unsigned count;
 };
 
 static void client_run(struct control_client *client);
 
+static void control_pause_accepting(struct control *control)
+{
+	loop_timer_set(control->loop, &control->accept_timer, control->loop->now_ms + ACCEPT_PAUSE_MS);
+}
+
 /* Those for whom there is no place wait in the backlog. */
 static void control_watch_listener(struct control *control)
 {
 	bool may_accept = control->count < CONTROL_CLIENTS_MAX && !control->accept_timer.position;
 
-	loop_watch(control->loop, &control->listener, may_accept ? EPOLLIN : 0);
+	if (loop_watch(control->loop, &control->listener, may_accept ? EPOLLIN : 0) != 0)
+		control_pause_accepting(control);
 }
 
 /* ---- clients ------------------------------------------------------------------------------------------- */
@@ -361,14 +367,18 @@ static void control_admit(struct control *control, int fd)
 static void control_on_listener(struct loop_watch *watch, uint32_t events)
 {
 	struct control *control = CONTAINER_OF(watch, struct control, listener);
-	int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int fd;
 
 	(void)events;
+	if (control->count == CONTROL_CLIENTS_MAX) {
+		control_watch_listener(control);
+		return;
+	}
+	fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd >= 0)
 		control_admit(control, fd);
 	else if (errno != EAGAIN)
-		loop_timer_set(control->loop, &control->accept_timer,
-			       control->loop->now_ms + ACCEPT_PAUSE_MS);
+		control_pause_accepting(control);
 	control_watch_listener(control);
 }
 

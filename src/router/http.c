@@ -42,7 +42,7 @@ struct http {
 	struct MHD_Daemon *daemon;
 	struct loop_watch events;       /* the daemon's */
 	struct loop_timer timer;        /* the daemon's next deadline */
-	struct loop_timer accept_timer; /* armed while descriptors are short */
+	struct loop_timer accept_timer; /* armed while nobody can be accepted */
 	unsigned connections;
 	unsigned requests; /* that are not answered in full */
 	bool is_paused;
@@ -303,14 +303,21 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 
 /* ---- connections --------------------------------------------------------------------------------------------- */
 
+static void http_pause_accepting(struct http *http)
+{
+	loop_timer_set(http->loop, &http->accept_timer, http->loop->now_ms + ACCEPT_PAUSE_MS);
+}
+
 /* Listens while there may be more connections. */
 static void http_watch_listeners(struct http *http)
 {
 	bool may_accept = !http->is_paused && http->connections < HTTP_CONNECTIONS_MAX &&
 			  !http->accept_timer.position;
 
-	for (size_t i = 0; i < http->listener_count; i++)
-		loop_watch(http->loop, &http->listeners[i].watch, may_accept ? EPOLLIN : 0);
+	for (size_t i = 0; i < http->listener_count; i++) {
+		if (loop_watch(http->loop, &http->listeners[i].watch, may_accept ? EPOLLIN : 0) != 0)
+			http_pause_accepting(http);
+	}
 }
 
 static void on_connection(void *context, struct MHD_Connection *connection, void **memory,
@@ -344,8 +351,8 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
 		/* Closes what it does not take. */
 		http->library->add_connection(http->daemon, fd, (struct sockaddr *)&address, length);
 		http_run(http);
-	} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-		loop_timer_set(http->loop, &http->accept_timer, http->loop->now_ms + ACCEPT_PAUSE_MS);
+	} else if (errno != EAGAIN) {
+		http_pause_accepting(http);
 		http_watch_listeners(http);
 	}
 }

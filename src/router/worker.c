@@ -61,7 +61,8 @@ static int worker_init_parts(struct worker *worker)
 		return -ENOMEM;
 	if (worker->spare_fd < 0 || worker->wake.fd < 0)
 		return -errno;
-	return loop_watch(&worker->loop, &worker->wake, EPOLLIN);
+	/* Each wake-up is an edge, so that nobody has to read what was counted (epoll(7)). */
+	return loop_watch(&worker->loop, &worker->wake, EPOLLIN | EPOLLET);
 }
 
 int worker_init(struct worker *worker, struct worker_shared *shared)
@@ -457,11 +458,8 @@ static void worker_on_wake(struct loop_watch *watch, uint32_t events)
 {
 	struct worker *worker = CONTAINER_OF(watch, struct worker, wake);
 	bool must_drain, must_stop, must_halt;
-	uint64_t count;
 
 	(void)events;
-	if (read(watch->fd, &count, sizeof(count)) < 0)
-		return;
 	worker->answered = worker->asked;
 	pthread_mutex_lock(&worker->mailbox_mutex);
 	must_drain = worker->must_drain;

@@ -2,7 +2,8 @@
 """Makes every call of the router fail, at every place, with every errno of its man page, while sessions run: `make faults`.
 
 Parts: start (up to the first answer), drain (from SIGTERM to the exit), upgrade (SIGUSR2, by one thread and by two),
-runtime (a router that serves), expose (the same of `kaiso expose`). The last line of each tells how many functions,
+runtime (a router that serves), operated (with a control socket, --http and a watchdog, which are asked), expose (as
+runtime, of `kaiso expose`). The last line of each tells how many functions,
 places and errnos there were, how many faults were made, and what failed. "Not reached again": the way to a place
 depends on how bytes happen to arrive, so not every one that was seen once is passed when its fault is armed.
 """
@@ -23,13 +24,14 @@ PARTS = {
     "drain": [(lives.DrainCampaign, {})],
     "upgrade": [(lives.UpgradeCampaign, {"threads": 1}), (lives.UpgradeCampaign, {"threads": 2})],
     "runtime": [(campaign.RuntimeCampaign, {"chosen": scenarios.RUNTIME + scenarios.SLOW})],
+    "operated": [(campaign.RuntimeCampaign, {"chosen": scenarios.OPERATED, "make_world": world.OperatedWorld})],
     "expose": [(campaign.RuntimeCampaign, {"chosen": scenarios.EXPOSED, "make_world": world.ExposedWorld})],
 }
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", nargs="*", help="of a part runtime or expose, these alone")
+    parser.add_argument("scenario", nargs="*", help="of a part runtime, operated or expose, these alone")
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may stand several times")
     parser.add_argument("--once", action="store_true", help="at each place the first occurrence only, and none that lasts")
     parser.add_argument("--function", help="faults of this function alone")

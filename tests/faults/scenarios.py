@@ -4,7 +4,9 @@ is_strict: nothing fails, so everything has to be as it should. error: the errno
 """
 
 import errno
+import json
 import os
+import re
 import time
 
 from harness import process
@@ -17,6 +19,7 @@ BULK = noise(400_000)
 SMALL = b"hello, whoever is there"
 # These say that a connection is lost, and the interposer loses it. A UNIX socket knows only an end then.
 LOSSES = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
+HTTP_PATIENCE = 13.0  # of a connection on which nothing moves: the server closes it after 10 s
 EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -261,6 +264,96 @@ RUNTIME = (relay_unix, relay_tcp, relay_small, relay_from_unix, relay_by_file, r
            opened, refused, listed, listed_in_detail, listed_then_opened, handed_over, client_breaks_off,
            service_breaks_off, clients_that_vanish, descriptions_change, no_descriptors)
 SLOW = (peers_are_checked,)
+
+
+# ---- what an operator sees
+
+def ask_control(world, lines, is_strict):
+    """The answers, as what their JSON says; each whole, whatever fails, but perhaps not all of them."""
+    client = world.connect_control()
+    got, how = pump(client, lines)
+    client.close()
+    if how == "late":
+        raise Violation(f"the control socket: late, after {got[-100:]!r}")
+    whole, _, rest = got.rpartition(b"\n")
+    try:
+        answers = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise Violation(f"the control socket: {got[-200:]!r}: {error}") from None
+    if is_strict and (rest or len(answers) != lines.count(b"\n")):
+        raise Violation(f"the control socket: {len(answers)} answers, then {rest!r}, {how}")
+    return answers
+
+
+def asked(world, is_strict, error):
+    answers = ask_control(world, b"status\nsessions\nclose 9-9\nstatus\nwhatever\n", is_strict)
+    if is_strict and (len(answers[1]["sessions"]) < 2 or "error" not in answers[2] or "error" not in answers[4]):
+        raise Violation(f"the control socket: {answers}")
+
+
+def asked_by_many(world, is_strict, error):
+    """More than it takes at a time; some leave before their answer."""
+    clients = [world.connect_control() for _ in range(20)]
+    for client in clients:
+        say(client, b"sessions\n")
+    for client in clients[::3]:
+        client.close()
+    for number, client in enumerate(clients):
+        if number % 3:
+            _, how = pump(client)
+            client.close()
+            if how == "late":
+                raise Violation("the control socket: a client waits")
+
+
+def closed(world, is_strict, error):
+    client = world.connect()
+    say(client, b"tcp\n" + SMALL)
+    got, how = pump(client, end=False, enough=len(SMALL))
+    if is_strict and got != SMALL:
+        raise Violation(f"before it is closed: {got!r}, {how}")
+    name = "%s:%d" % client.getsockname()
+    open_ones = [one for answer in ask_control(world, b"sessions\n", is_strict) for one in answer.get("sessions", ())]
+    ids = [one["id"] for one in open_ones if one["client"] == name]
+    if is_strict and len(ids) != 1:
+        raise Violation(f"{name} is not among {open_ones}")
+    answers = ask_control(world, f"close {ids[0]}\n".encode(), is_strict) if ids else []
+    got, how = pump(client, patience=None if answers == [{"closed": True}] else 0.2)
+    client.close()
+    if answers == [{"closed": True}] and (got or how != "reset"):
+        raise Violation(f"a session that was closed: {got!r}, {how}")
+    world.calls("tcp")
+
+
+def browsed(world, is_strict, error):
+    for path, expected in (("/metrics", b"kaiso_sessions"), ("/status.json?sessions", b'"sessions"'), ("/healthz", b"ok"),
+                           ("/", b"<html"), ("/nothing", b"404")):
+        client = world.connect_http()
+        got, how = pump(client, f"GET {path} HTTP/1.1\r\nHost: {world.http_address}\r\nConnection: close\r\n\r\n".encode(),
+                        end=False, patience=HTTP_PATIENCE)
+        client.close()
+        if how == "late" or (is_strict and expected not in got):
+            raise Violation(f"{path}: {got[-300:]!r}, then {how}")
+        head, _, body = got.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if how == "end" and length and len(body) > int(length[1]):
+            raise Violation(f"{path}: {len(body)} of {int(length[1])} bytes")
+
+
+def watched(world, is_strict, error):
+    """The sign of life comes again."""
+    world.told()
+    end = time.monotonic() + 4 * world.WATCHDOG_SECONDS
+    while b"WATCHDOG=1" not in world.told():
+        if time.monotonic() > end:
+            if is_strict:
+                raise Violation("the service manager hears nothing")
+            return
+        time.sleep(0.01)
+
+
+# What passes a place first is what judges its faults.
+OPERATED = (watched, asked, asked_by_many, closed, browsed, relay_tcp)
 
 
 # ---- kaiso expose

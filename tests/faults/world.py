@@ -251,6 +251,44 @@ class World:
         self.router.remove()
 
 
+class OperatedWorld(World):
+    """With all that tells what it is doing: a control socket, --http, and a service manager that watches it."""
+
+    WATCHDOG_SECONDS = 0.4  # half of it is the pause between two signs of life
+
+    def __init__(self, control, *options, **how):
+        super().__init__(control, "--http", "127.0.0.1:0", *options, **how)
+        root = self.router.root
+        self.manager = self.router.keep(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+        self.manager.bind(str(root / "manager"))
+        self.router.env |= {"XDG_RUNTIME_DIR": str(root), "NOTIFY_SOCKET": str(root / "manager"),
+                            "WATCHDOG_USEC": str(int(1e6 * self.WATCHDOG_SECONDS))}
+
+    def start(self):
+        super().start()
+        self.http_address = self.router.log.find(msg="ready")[0].all("http")[0]
+        return self
+
+    def connect_control(self):
+        sock = socket.socket(socket.AF_UNIX)
+        self.clients.append(sock)
+        sock.settimeout(peers.PATIENCE)
+        sock.connect(str(self.router.root / "kaiso" / "control"))
+        return sock
+
+    def connect_http(self):
+        return self.connect_port(int(self.http_address.rpartition(":")[2]))
+
+    def told(self):
+        """What the manager was told since the last time."""
+        text = b""
+        while True:
+            try:
+                text += self.manager.recv(1000) + b"\n"
+            except BlockingIOError:
+                return text
+
+
 class ExposedWorld(World):
     """`kaiso expose` under faults, of a router without any: each service has a listener of its own."""
 

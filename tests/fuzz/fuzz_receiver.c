@@ -190,7 +190,12 @@ static void client_pair(bool is_tcp, int ends[2])
 	ENSURE(getsockname(listener, (struct sockaddr *)&name, &length) == 0);
 	name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	ends[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	ENSURE(ends[1] >= 0 && connect(ends[1], (struct sockaddr *)&name, sizeof(name)) == 0);
+	ENSURE(ends[1] >= 0);
+	/* Ports of connections that are over come back after a minute (TCP_TIMEWAIT_LEN). */
+	while (connect(ends[1], (struct sockaddr *)&name, sizeof(name)) != 0) {
+		ENSURE(errno == EADDRNOTAVAIL);
+		usleep(100000);
+	}
 	ends[0] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	ENSURE(ends[0] >= 0);
 	close(listener);

@@ -14,7 +14,7 @@ from harness.wait import IS_SANITIZED
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from faults import campaign, lives, scenarios
+from faults import campaign, lives, scenarios, world
 from faults.control import Control, Fault
 from faults.errnos import ERRNOS
 from faults.world import LIBRARY
@@ -53,6 +53,11 @@ def run(kind, minimum, every=1, **how):
 def test_faults_of_a_running_router():
     """No crash, no leak, no spin; the session that was hit ends, and never with a wrong byte; others are unharmed."""
     run(campaign.RuntimeCampaign, 100, chosen=SCENARIOS)
+
+
+def test_faults_of_what_an_operator_sees():
+    """The control socket, --http and the watchdog go on, and sessions too."""
+    run(campaign.RuntimeCampaign, 20, every=8, chosen=scenarios.OPERATED, make_world=world.OperatedWorld)
 
 
 def test_faults_at_the_start():
