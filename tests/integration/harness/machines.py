@@ -92,10 +92,10 @@ class Machine:
         return told
 
     def _listeners(self):
-        """The sockets that listen here."""
+        """The sockets that listen here; those for operators are made at another moment than those for clients."""
         of = f"/proc/{self.process.pid}/net"
         found = {("unix", line.split()[-1]) for line in Path(of, "unix").read_text().splitlines()
-                 if line.split()[3] == "00010000"}
+                 if line.split()[3] == "00010000" and not line.endswith("/control")}
         for kind in ("tcp", "tcp6"):
             found |= {(kind, line.split()[1]) for line in Path(of, kind).read_text().splitlines()
                       if line.split()[3] == "0A"}
