@@ -97,7 +97,7 @@ class Machine:
         found = {("unix", line.split()[-1]) for line in Path(of, "unix").read_text().splitlines()
                  if line.split()[3] == "00010000" and not line.endswith("/control")}
         for kind in ("tcp", "tcp6"):
-            found |= {(kind, line.split()[1]) for line in Path(of, kind).read_text().splitlines()
+            found |= {(kind, line.split()[1], line.split()[9]) for line in Path(of, kind).read_text().splitlines()
                       if line.split()[3] == "0A"}
         return found
 
