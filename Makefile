@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 
-.PHONY: all run check bench bench-full faults fuzz soak install dist dist-check deb deb-test clean format lint help
+.PHONY: all run check bench bench-full faults fuzz soak install uninstall dist dist-check deb deb-test clean format lint help
 .DEFAULT_GOAL := all
 
 all: deps build/build.ninja
@@ -59,6 +59,10 @@ install: all
 	@meson install -C build --no-rebuild $(if $(DESTDIR),--destdir '$(abspath $(DESTDIR))')
 	@[ -n '$(DESTDIR)' ] || ldconfig 2>/dev/null || true # so that libkaiso is found; not for a package
 
+# What the last `make install` from here has laid out, wherever that was.
+uninstall:
+	@ninja -C build uninstall
+
 dist:
 	@tools/dist
 
@@ -99,8 +103,9 @@ help:
 #: make lint       static analysis: clang-tidy, cppcheck, gcc -fanalyzer
 #: make format     brings the source into its form
 #: make install    installs the program                               [PREFIX=/usr/local DESTDIR=]
+#: make uninstall  removes what the last of these has installed
 #: make dist       a release tarball of the last commit, in build/dist
 #: make dist-check the same, and its tests run from the tarball alone
 #: make deb        Debian packages in build/deb, looked at by lintian
-#: make deb-test   installs, uses and purges them in a small Debian (as root)      [MIRROR=http://… SUITE=bookworm]
+#: make deb-test   installs, uses and purges them in a small Debian, which it also boots (as root)      [MIRROR=http://… SUITE=bookworm]
 #: make clean      removes what was built

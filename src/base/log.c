@@ -39,6 +39,7 @@
 
 #include "base/macros.h"
 #include "base/sandbox.h"
+#include "base/terminal.h"
 
 SANDBOX_CALLS("sendto");
 
@@ -69,6 +70,12 @@ static struct {
 	size_t tail_length;
 	uint64_t untold; /* dropped since the last report */
 } sink = { .lock = PTHREAD_MUTEX_INITIALIZER, .kind = SINK_NONE, .fd = -1 };
+
+/* Under the sink's lock too. */
+static struct {
+	char text[LOG_STATUS_SIZE]; /* "": none */
+	size_t shown;               /* columns that are on the screen, in its last line */
+} status_line;
 
 /* Set by log_init() before threads start, then only read. */
 static enum log_level level_limit = LOG_LEVEL_INFO;
@@ -509,15 +516,15 @@ static void count_dropped(void)
 	dropped_total++;
 }
 
-/* Whether the line is out, or at least begun and its tail kept. */
-static bool sink_send(const struct log_line *line)
+/* Whether the text is out, or at least begun and its tail kept. */
+static bool sink_send(const char *text, size_t length)
 {
-	ssize_t written = sink_write(line->text, line->length);
+	ssize_t written = sink_write(text, length);
 
 	if (written <= 0)
 		return false;
-	sink.tail_length = line->length - (size_t)written;
-	memcpy(sink.tail, line->text + written, sink.tail_length);
+	sink.tail_length = length - (size_t)written;
+	memcpy(sink.tail, text + written, sink.tail_length);
 	return true;
 }
 
@@ -552,11 +559,73 @@ static bool sink_catch_up(void)
 	line_begin(&line, LOG_LEVEL_WARNING, "log lines dropped");
 	log_add_number(&line, "count", sink.untold);
 	line_finish(&line);
-	if (!sink_send(&line))
+	if (!sink_send(line.text, line.length))
 		return false;
 	sink.untold = 0;
 	return sink.tail_length == 0;
 }
+
+/* ----------------------------------------------------------------- status */
+
+/* In the last column some terminals begin the next line. */
+int log_status_columns(void)
+{
+	int columns = terminal_columns(STDERR_FILENO);
+
+	return columns > 1 && terminal_is_ours(STDERR_FILENO) ? MIN(columns, LOG_STATUS_SIZE) - 1 : 0;
+}
+
+/* Text in the place of what is shown, and blanks over the rest of that, then `end`. */
+static void status_write(const char *text, const char *end)
+{
+	size_t columns = (size_t)log_status_columns(), length = strlen(text);
+	size_t shown = MIN(status_line.shown, columns);
+	char line[2 * LOG_STATUS_SIZE];
+
+	/* In the background the last line is somebody else's, and then ours is gone. */
+	if (columns == 0)
+		status_line.shown = 0;
+	/* What is not all out yet must not be run into. */
+	if (columns == 0 || sink.tail_length > 0)
+		return;
+	snprintf(line, sizeof(line), "%s%s%*s%s", shown > 0 ? "\r" : "", text,
+		 (int)(shown - MIN(shown, length)), "", end);
+	/* Where nothing was taken, what is there is there still. */
+	if (sink_send(line, strlen(line)))
+		status_line.shown = *end ? 0 : length;
+}
+
+/* False where the terminal does not take it: then no line may follow either. */
+static bool status_hide(void)
+{
+	if (status_line.shown > 0)
+		status_write("", "\r");
+	return status_line.shown == 0;
+}
+
+void log_set_status(const char *text)
+{
+	pthread_mutex_lock(&sink.lock);
+	sink_send_tail();
+	snprintf(status_line.text, sizeof(status_line.text), "%s", text);
+	if (*text)
+		status_write(status_line.text, "");
+	else
+		status_hide();
+	pthread_mutex_unlock(&sink.lock);
+}
+
+void log_leave_status(const char *text)
+{
+	pthread_mutex_lock(&sink.lock);
+	sink_send_tail();
+	snprintf(status_line.text, sizeof(status_line.text), "%s", text);
+	status_write(status_line.text, "\n");
+	status_line.text[0] = '\0';
+	pthread_mutex_unlock(&sink.lock);
+}
+
+/* ------------------------------------------------------------------- ends */
 
 void log_deinit(void)
 {
@@ -603,8 +672,10 @@ void log_end(struct log_line *line)
 		return;
 	line_finish(line);
 	pthread_mutex_lock(&sink.lock);
-	if (!sink_catch_up() || !sink_send(line))
+	if (!sink_send_tail() || !status_hide() || !sink_catch_up() || !sink_send(line->text, line->length))
 		count_dropped();
+	if (status_line.text[0])
+		status_write(status_line.text, "");
 	pthread_mutex_unlock(&sink.lock);
 }
 

@@ -98,6 +98,17 @@ void log_end(struct log_line *line);
 void log_message(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*
+ * The status: one line more below the log, which is written over again and again, and stays the last while lines of the
+ * log come. Only on a terminal, and only while this process is in its foreground; else nothing happens. Texts are
+ * terminated and printable; what is longer than LOG_STATUS_SIZE - 1 is cut.
+ */
+#define LOG_STATUS_SIZE 256
+int log_status_columns(void);          /* that the status may take now; 0: nobody would see it */
+void log_set_status(const char *text); /* in the place of the last one; "" takes it away */
+void log_leave_status(
+	const char *text); /* that one stays, as a line of its own, and there is none any more */
+
+/*
  * Keeps a repeated event from flooding the log: at most LOG_LIMITER_BURST lines
  * a second pass; how many were held back is told by the next that passes.
  * Zeroed storage is a valid limiter; it may be shared by threads.

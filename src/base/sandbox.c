@@ -326,6 +326,9 @@ static const struct rule rules[] = {
 	{ "ioctl", { IS(1, SIOCGIFINDEX) } }, /* if_nametoindex(3): %eth0 */
 	{ "ioctl", { IS(1, SIOCOUTQ) } },
 	{ "ioctl", { IS(1, TCGETS) } }, /* stdio: is it a terminal? */
+	/* For --progress: whose turn it is there, and how wide it is. Nothing that writes, as TIOCSTI does. */
+	{ "ioctl", { IS(0, STDERR_FILENO), IS(1, TIOCGPGRP) } },
+	{ "ioctl", { IS(0, STDERR_FILENO), IS(1, TIOCGWINSZ) } },
 	{ "open", { HAS_NONE(1, OPEN_FOR_MORE) } },
 	{ "open", { MASKED(1, ~O_LARGEFILE, OPEN_LOG) } },
 	{ "openat", { HAS_NONE(2, OPEN_FOR_MORE) } },

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/hint.h"
 #include "base/macros.h"
 #include "proto/description.h"
 #include "proto/path.h"
@@ -397,9 +398,13 @@ static int check_walk(struct check *check)
 /* One line: what, why, and the way out. */
 static void say_no_services(const char *services, int error)
 {
+	char hint[HINT_SIZE];
+
 	fprintf(stderr, "kaiso check: services directory '");
 	write_escaped(stderr, services, strlen(services));
-	fprintf(stderr, "': %s; name another with --services DIR or $KAISO_SERVICES\n", strerror(error));
+	hint_for(error, services, R_OK | X_OK, hint);
+	fprintf(stderr, "': %s; %s%sname another with --services DIR or $KAISO_SERVICES\n", strerror(error),
+		hint, *hint ? "; or " : "");
 }
 
 static int check_services(const char *services)

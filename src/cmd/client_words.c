@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/args.h"
+#include "base/hint.h"
 #include "base/text.h"
 #include "cmd/cmd.h"
 
@@ -37,17 +39,20 @@ int client_words_parse_timeout(const char *tool, const char *word, uint64_t *tim
 static void say_unreachable(const struct kaiso_address *address, const char *text, int error)
 {
 	bool is_unknown = error == ENOENT && !address->unix_path;
+	char hint[HINT_SIZE];
 
+	hint_for(error, address->unix_path, W_OK, hint);
 	if (is_unknown)
 		fprintf(stderr, "no host of the name '%s'; is it spelt right?\n", address->host);
 	else if (error == ECONNREFUSED || error == ENOENT)
 		fprintf(stderr,
-			"no router at %s (%s); `kaiso serve %s` starts one, KAISO or $KAISO names another\n",
-			text, strerror(error), text);
+			"no router at %s (%s%s%s); `kaiso serve %s` starts one, KAISO or $KAISO names another\n",
+			text, strerror(error), *hint ? ": " : "", hint, text);
 	else if (error == ETIMEDOUT)
 		fprintf(stderr, "%s does not answer; --timeout allows more time\n", text);
 	else
-		fprintf(stderr, "cannot connect to %s: %s\n", text, strerror(error));
+		fprintf(stderr, "cannot connect to %s: %s%s%s\n", text, strerror(error), *hint ? "; " : "",
+			hint);
 }
 
 void client_words_say_failure(const char *tool, const struct client *client, int result)

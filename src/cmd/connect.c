@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "cmd/client_words.h"
 #include "cmd/cmd.h"
+#include "cmd/connect_meter.h"
 #include "cmd/nearest.h"
 #include "cmd/stdio_relay.h"
 #include "net/client.h"
@@ -31,6 +32,7 @@
 
 struct settings {
 	bool is_fdpass;
+	bool has_progress;
 	uint64_t timeout_ms;
 	struct kaiso_address address;
 	const char *service;
@@ -71,18 +73,11 @@ static void say_nearest(const struct settings *settings, const struct client_lis
 	size_t count = list ? nearest_names(list, settings->service, names) : 0;
 	char text[KAISO_ADDRESS_TEXT_SIZE];
 
-	if (count == 0) {
+	if (count == 0)
 		fprintf(stderr, "; `kaiso ls %s` lists what there is\n",
 			kaiso_address_format(&settings->address, text));
-		return;
-	}
-	fputs("; did you mean ", stderr);
-	for (size_t i = 0; i < count; i++) {
-		fputs(i == 0 ? "'" : i + 1 < count ? ", '" : " or '", stderr);
-		text_write_visible(stderr, names[i].start, names[i].length);
-		fputc('\'', stderr);
-	}
-	fputs("?\n", stderr);
+	else
+		nearest_write(stderr, names, count);
 }
 
 static void say_service(const char *what, const struct settings *settings)
@@ -200,9 +195,23 @@ static int say_relay_end(const struct settings *settings, const struct stdio_rel
 	return EXIT_RUNTIME;
 }
 
+/* A meter that cannot be had is no reason to fail. */
+static struct stdio_relay_result relay_bytes(const struct settings *settings, int socket_fd)
+{
+	static struct stdio_relay_counts counts; /* a thread may be left that counts */
+	struct stdio_relay_result result;
+	int r = settings->has_progress ? connect_meter_start(&counts) : 0;
+
+	if (r < 0)
+		fprintf(stderr, TOOL ": no progress is shown: %s\n", strerror(-r));
+	result = stdio_relay(socket_fd, &counts);
+	connect_meter_end();
+	return result;
+}
+
 static int relay(const struct settings *settings, const struct client *client)
 {
-	struct stdio_relay_result result = stdio_relay(client->fd);
+	struct stdio_relay_result result = relay_bytes(settings, client->fd);
 	bool is_ended = result.end == STDIO_RELAY_DONE || result.end == STDIO_RELAY_RESET ||
 			result.end == STDIO_RELAY_UNSENT;
 
@@ -253,8 +262,8 @@ static int connect_service(const struct settings *settings)
 
 static void print_help(void)
 {
-	fputs("Usage: kaiso connect [--fdpass] [KAISO] SERVICE\n"
-	      "       kaiso connect [--fdpass] kaiso://HOST[:PORT]/SERVICE\n"
+	fputs("Usage: kaiso connect [--fdpass | --progress] [KAISO] SERVICE\n"
+	      "       kaiso connect [--fdpass | --progress] kaiso://HOST[:PORT]/SERVICE\n"
 	      "\n"
 	      "Connects standard input and output with a service. The end of input is passed on, and\n"
 	      "what the service still sends is printed; it ends when both directions have, or, when\n"
@@ -264,6 +273,9 @@ static void print_help(void)
 	      "Options:\n"
 	      "  --fdpass            send the connected socket itself over standard output, which has\n"
 	      "                      to be a UNIX socket, and leave: for ssh, see below\n"
+	      "  --progress          how many bytes have gone each way and how fast, on standard error\n"
+	      "                      while that is a terminal and standard output none, and in a last\n"
+	      "                      line in any case; in the terminal's background, nothing\n"
 	      "  --timeout DURATION  how long it may take to be connected (default: 20s; 0: no limit)\n"
 	      "  -h, --help          print this help\n"
 	      "\n"
@@ -348,6 +360,7 @@ int cmd_connect(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "fdpass", no_argument, NULL, 'f' },
+		{ "progress", no_argument, NULL, 'p' },
 		{ "timeout", required_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -368,10 +381,13 @@ int cmd_connect(int argc, char **argv)
 		if (option == 't' && client_words_parse_timeout(TOOL, optarg, &settings.timeout_ms) != 0)
 			return usage_error(NULL);
 		settings.is_fdpass |= option == 'f';
+		settings.has_progress |= option == 'p';
 	}
 	status = take_words(argv + optind, argc - optind, &settings);
 	if (status != 0)
 		return status;
+	if (settings.is_fdpass && settings.has_progress)
+		return usage_error("--progress: with --fdpass the bytes go past this program");
 	if (settings.is_fdpass && !is_unix_socket(STDOUT_FILENO))
 		return usage_error(
 			"--fdpass: standard output is no UNIX socket; in ssh, set ProxyUseFdpass yes");

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/hint.h"
 #include "base/macros.h"
 #include "net/dial.h"
 
@@ -18,15 +19,14 @@
 
 static void explain(char *reason, size_t size, const char *path, int error)
 {
-	const char *advice = "";
+	char hint[HINT_SIZE];
 
-	if (error == -EACCES || error == -EPERM)
-		advice = "; be the user that the router runs as, or root";
-	else if (error == -ECONNREFUSED)
-		advice = "; the router that made it has gone";
-	else if (error == -ENOENT)
-		advice = "; --control names another place";
-	snprintf(reason, size, "%.256s: %s%s", path, strerror(-error), advice);
+	if (error == -ENOENT)
+		snprintf(hint, sizeof(hint), "%s",
+			 "start a router, or name its control socket with --control");
+	else
+		hint_for(-error, path, W_OK, hint);
+	snprintf(reason, size, "%.256s: %s%s%s", path, strerror(-error), *hint ? "; " : "", hint);
 }
 
 static int open_at(struct control_client *client, const char *path, char *reason, size_t reason_size)

@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <stddef.h>
 
-#define CONTROL_REASON_SIZE 512
+#define CONTROL_REASON_SIZE 768
 #define CONTROL_TIMEOUT_MS 10000
 #define CONTROL_PLACES_HELP                                                                         \
 	"  --control PATH  the router's control socket (default: $KAISO_CONTROL, else control in\n" \

@@ -108,6 +108,13 @@ static int parse_off(const char *word, struct daemon_settings *settings, size_t 
 	return 0;
 }
 
+static int parse_on(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	(void)word;
+	*(bool *)((char *)settings + offset) = true;
+	return 0;
+}
+
 struct option_entry {
 	int commands; /* enum daemon_command, or both */
 	const char *name;
@@ -169,6 +176,8 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "http", "ADDR:PORT", parse_text, AT(router.http),
 	  "an address and a port",
 	  "a status page, /status.json, /metrics for Prometheus and /healthz, for whoever can\nreach the address: best a loopback one (default: none)" },
+	{ DAEMON_EXPOSE, "progress", NULL, parse_on, AT(router.has_progress), NULL,
+	  "below the log on a terminal: how many clients there are, and what they move; without a\nterminal the log is all there is, and in the background nothing is shown" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),
 	  "a user's name or number, perhaps with a group",
 	  "become that user once the addresses are taken (only root can); a UNIX socket then\nstays behind at the end where that user may not remove it" },

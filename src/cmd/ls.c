@@ -17,12 +17,14 @@
 #include "base/text.h"
 #include "cmd/client_words.h"
 #include "cmd/cmd.h"
+#include "cmd/nearest.h"
 #include "net/client.h"
 #include "net/kaiso_address.h"
 #include "proto/path.h"
 
 #define TOOL "kaiso ls"
 #define DEFAULT_TIMEOUT_MS 10000
+#define NEAREST_TIMEOUT_MS 3000
 #define DEFAULT_WIDTH 80
 #define COLUMN_GAP 2
 #define UNKNOWN_KIND "-"
@@ -261,14 +263,35 @@ static int print_list(const struct settings *settings, const struct client_list 
 	return r;
 }
 
+/* The rest of the line: a second question, which must not keep anybody waiting for long. */
+static void say_nearest(const struct settings *settings)
+{
+	char wanted[sizeof(settings->directory)];
+	struct client_text names[NEAREST_MAX];
+	struct client_list list;
+	struct client client;
+	size_t count = 0;
+
+	snprintf(wanted, sizeof(wanted), "%.*s", (int)strlen(settings->directory) - 1, settings->directory);
+	client_init(&client, &settings->address, NEAREST_TIMEOUT_MS);
+	if (client_list(&client, "", false, &list) == 0)
+		count = nearest_directories(&list, wanted, names);
+	client_hang_up(&client);
+	if (count > 0)
+		nearest_write(stderr, names, count);
+	else
+		fputs("; `kaiso ls` without it lists all\n", stderr);
+	client_list_deinit(&list);
+}
+
 static int say_no_directory(const struct settings *settings)
 {
 	char text[KAISO_ADDRESS_TEXT_SIZE];
 
 	fputs(TOOL ": no directory '", stderr);
 	text_write_visible(stderr, settings->directory, strlen(settings->directory));
-	fprintf(stderr, "' at %s; `kaiso ls` without it lists all\n",
-		kaiso_address_format(&settings->address, text));
+	fprintf(stderr, "' at %s", kaiso_address_format(&settings->address, text));
+	say_nearest(settings);
 	return EXIT_NOT_FOUND;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/macros.h"
+#include "base/text.h"
 
 #define LENGTH_MAX 128
 #define ENTRIES_MAX 10000
@@ -77,32 +78,84 @@ static size_t judge(struct client_text wanted, struct client_text path)
 	return slips <= limit ? slips : SIZE_MAX;
 }
 
+/* The best so far, the nearest first. */
+struct ranking {
+	struct client_text wanted;
+	struct client_text *names;
+	size_t scores[NEAREST_MAX + 1];
+	size_t count;
+};
+
+/* Sorted in; the last one falls out when there are too many. */
+static void rank(struct ranking *ranking, struct client_text name)
+{
+	size_t score = judge(ranking->wanted, name), at;
+
+	if (score == SIZE_MAX)
+		return;
+	for (at = ranking->count; at > 0 && ranking->scores[at - 1] > score; at--) {
+		ranking->scores[at] = ranking->scores[at - 1];
+		if (at < NEAREST_MAX)
+			ranking->names[at] = ranking->names[at - 1];
+	}
+	ranking->scores[at] = score;
+	if (at < NEAREST_MAX)
+		ranking->names[at] = name;
+	ranking->count = MIN(ranking->count + 1, (size_t)NEAREST_MAX);
+}
+
 size_t nearest_names(const struct client_list *list, const char *wanted,
 		     struct client_text names[static NEAREST_MAX])
 {
-	struct client_text text = { wanted, strlen(wanted) };
-	size_t scores[NEAREST_MAX + 1];
-	size_t count = 0, position = 0;
+	struct ranking ranking = { .wanted = { wanted, strlen(wanted) }, .names = names };
+	size_t position = 0;
 	struct client_list_entry entry;
 
-	for (size_t i = 0; i < ENTRIES_MAX && text.length <= LENGTH_MAX; i++) {
-		size_t score, at;
-
+	for (size_t i = 0; i < ENTRIES_MAX && ranking.wanted.length <= LENGTH_MAX; i++) {
 		if (!client_list_next(list, &position, &entry))
 			break;
-		score = judge(text, entry.path);
-		if (score == SIZE_MAX)
-			continue;
-		/* Sorted in; the last one falls out when there are too many. */
-		for (at = count; at > 0 && scores[at - 1] > score; at--) {
-			scores[at] = scores[at - 1];
-			if (at < NEAREST_MAX)
-				names[at] = names[at - 1];
-		}
-		scores[at] = score;
-		if (at < NEAREST_MAX)
-			names[at] = entry.path;
-		count = MIN(count + 1, (size_t)NEAREST_MAX);
+		rank(&ranking, entry.path);
 	}
-	return count;
+	return ranking.count;
+}
+
+/* Those that the entry before this one does not lie in: lists are sorted. */
+static void rank_directories(struct ranking *ranking, struct client_text path, struct client_text before)
+{
+	for (size_t i = 0; i < path.length; i++) {
+		bool is_told = before.length > i && memcmp(before.start, path.start, i + 1) == 0;
+
+		if (path.start[i] == '/' && !is_told)
+			rank(ranking, (struct client_text){ path.start, i });
+	}
+}
+
+size_t nearest_directories(const struct client_list *list, const char *wanted,
+			   struct client_text names[static NEAREST_MAX])
+{
+	struct ranking ranking = { .wanted = { wanted, strlen(wanted) }, .names = names };
+	struct client_text before = { "", 0 };
+	size_t position = 0;
+	struct client_list_entry entry;
+
+	for (size_t i = 0; i < ENTRIES_MAX && ranking.wanted.length <= LENGTH_MAX; i++) {
+		if (!client_list_next(list, &position, &entry))
+			break;
+		rank_directories(&ranking, entry.path, before);
+		before = entry.path;
+	}
+	for (size_t i = 0; i < ranking.count; i++)
+		names[i].length++; /* the slash */
+	return ranking.count;
+}
+
+void nearest_write(FILE *stream, const struct client_text *names, size_t count)
+{
+	fputs("; did you mean ", stream);
+	for (size_t i = 0; i < count; i++) {
+		fputs(i == 0 ? "'" : i + 1 < count ? ", '" : " or '", stream);
+		text_write_visible(stream, names[i].start, names[i].length);
+		fputc('\'', stream);
+	}
+	fputs("?\n", stream);
 }

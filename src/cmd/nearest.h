@@ -5,6 +5,7 @@
 #define KAISO_CMD_NEAREST_H
 
 #include <stddef.h>
+#include <stdio.h>
 
 #include "net/client.h"
 
@@ -14,5 +15,12 @@
  * none is near. Looks at a bounded number of entries, so its time is bounded whatever the list. */
 size_t nearest_names(const struct client_list *list, const char *wanted,
 		     struct client_text names[static NEAREST_MAX]);
+
+/* The same for the directories that services lie in; wanted has no slash at its end, names have one. */
+size_t nearest_directories(const struct client_list *list, const char *wanted,
+			   struct client_text names[static NEAREST_MAX]);
+
+/* "; did you mean 'NAME' or 'NAME'?", with the line's end. At least one name. */
+void nearest_write(FILE *stream, const struct client_text *names, size_t count);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/fd.h"
+#include "base/hint.h"
 #include "base/macros.h"
 #include "cmd/cmd.h"
 #include "cmd/daemon.h"
@@ -51,11 +52,14 @@ static int check_services(const char *services)
 {
 	CLEANUP_CLOSE int fd = fd_open_path(services, O_PATH | O_DIRECTORY);
 	int error = fd < 0 ? -fd : 0;
+	char hint[HINT_SIZE];
 
 	if (strlen(services) > SERVICES_LENGTH_MAX)
 		error = ENAMETOOLONG;
+	hint_for(error, services, R_OK | X_OK, hint);
 	if (error != 0)
 		log_message(LOG_LEVEL_ERROR, "services directory '%.256s': %s; %s", services, strerror(error),
+			    *hint                 ? hint :
 			    error == ENAMETOOLONG ? "change to a directory nearer to it, or make a link" :
 						    "create it, or name another with --services");
 	return error;

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -35,6 +36,7 @@ static struct upload {
 	/* Its own: the caller may close his, and the number lead elsewhere, while we wait for input. */
 	int socket_fd;
 	int done_fd; /* an eventfd: the thread has ended */
+	struct stdio_relay_counts *counts;
 	int read_error;
 	int send_error;
 	char buffer[BUFFER_SIZE];
@@ -71,13 +73,21 @@ static ssize_t write_piece(int fd, bool is_socket, const char *bytes, size_t len
 	return is_socket ? send(fd, bytes, length, MSG_NOSIGNAL) : write(fd, bytes, length);
 }
 
-/* 0 or an errno. */
-static int write_all(int fd, bool is_socket, const char *bytes, size_t length)
+/* Each count has one writer, so it needs no locked addition. */
+static void count_bytes(_Atomic uint64_t *total, size_t count)
+{
+	atomic_store_explicit(total, atomic_load_explicit(total, memory_order_relaxed) + count,
+			      memory_order_relaxed);
+}
+
+/* 0 or an errno. total: counts what is written. */
+static int write_all(int fd, bool is_socket, const char *bytes, size_t length, _Atomic uint64_t *total)
 {
 	while (length > 0) {
 		ssize_t count = write_piece(fd, is_socket, bytes, length);
 
 		if (count >= 0) {
+			count_bytes(total, (size_t)count);
 			bytes += count;
 			length -= (size_t)count;
 		} else if (!may_retry(fd, POLLOUT)) {
@@ -104,7 +114,8 @@ static void *upload_run(void *context)
 	do {
 		count = read_some(STDIN_FILENO, upload.buffer);
 		if (count > 0)
-			upload.send_error = write_all(upload.socket_fd, true, upload.buffer, (size_t)count);
+			upload.send_error = write_all(upload.socket_fd, true, upload.buffer, (size_t)count,
+						      &upload.counts->sent);
 	} while (count > 0 && upload.send_error == 0);
 	upload.read_error = input_error(count);
 	if (upload.send_error == 0)
@@ -134,13 +145,14 @@ static int upload_start(int socket_fd)
 }
 
 /* From the socket to standard output, to the end. */
-static void download_run(int socket_fd, struct stdio_relay_result *result)
+static void download_run(int socket_fd, struct stdio_relay_counts *counts, struct stdio_relay_result *result)
 {
 	ssize_t count;
 
 	while ((count = read_some(socket_fd, download_buffer)) > 0) {
 		result->received += (uint64_t)count;
-		result->error = write_all(STDOUT_FILENO, false, download_buffer, (size_t)count);
+		result->error =
+			write_all(STDOUT_FILENO, false, download_buffer, (size_t)count, &counts->received);
 		if (result->error != 0) {
 			result->end = STDIO_RELAY_OUTPUT_ERROR;
 			return;
@@ -205,20 +217,21 @@ static void upload_finish(struct stdio_relay_result *result)
 	result->error = upload.send_error != 0 ? upload.send_error : upload.read_error;
 }
 
-struct stdio_relay_result stdio_relay(int socket_fd)
+struct stdio_relay_result stdio_relay(int socket_fd, struct stdio_relay_counts *counts)
 {
 	struct stdio_relay_result result = { .end = STDIO_RELAY_DONE };
 	int flags = fcntl(socket_fd, F_GETFL);
 
 	if (flags >= 0)
 		fcntl(socket_fd, F_SETFL, flags & ~O_NONBLOCK);
+	upload.counts = counts;
 	upload.is_terminal = isatty(STDIN_FILENO);
 	result.error = upload_start(socket_fd);
 	if (result.error != 0) {
 		result.end = STDIO_RELAY_INPUT_ERROR;
 		return result;
 	}
-	download_run(socket_fd, &result);
+	download_run(socket_fd, counts, &result);
 	if (result.end == STDIO_RELAY_DONE && !upload.is_terminal) {
 		end_output();
 		upload_finish(&result);

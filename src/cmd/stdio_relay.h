@@ -14,6 +14,12 @@ enum stdio_relay_end {
 	STDIO_RELAY_OUTPUT_ERROR, /* standard output cannot be written: error, EPIPE among them */
 };
 
+/* What has been moved so far, for whoever watches from another thread. */
+struct stdio_relay_counts {
+	_Atomic uint64_t sent; /* bytes */
+	_Atomic uint64_t received;
+};
+
 struct stdio_relay_result {
 	enum stdio_relay_end end;
 	int error;         /* an errno */
@@ -24,9 +30,9 @@ struct stdio_relay_result {
  * Copies standard input to the socket and the socket to standard output; the end of either is passed on
  * while the other direction goes on. Blocks until the end; the socket is put into blocking mode.
  * Descriptors 0 and 1 may be anything, in either mode; 1 is closed (and /dev/null put there) when the
- * other side ends. A thread with a descriptor of its own may be left that waits for input: leave the
- * program soon, and call this once only.
+ * other side ends. A thread with a descriptor of its own may be left that waits for input, and counts what it
+ * sends then: leave the program soon, and call this once only.
  */
-struct stdio_relay_result stdio_relay(int socket_fd);
+struct stdio_relay_result stdio_relay(int socket_fd, struct stdio_relay_counts *counts);
 
 #endif

@@ -10,73 +10,21 @@
 #include <string.h>
 
 #include "base/macros.h"
+#include "base/quantity.h"
 
 #define MARGIN 1 /* the mark of the selected row */
 #define GAP 1
 #define LEAST_ROWS 5
 #define LEAST_COLUMNS 30
-#define SECONDS_A_MINUTE 60
-#define SECONDS_AN_HOUR 3600
-#define SECONDS_A_DAY 86400
-#define AGE_MAX 86400e9
 
-/* ---- numbers --------------------------------------------------------------------------------------- */
-
-/* In a unit of which there are less than a thousand. */
-static const char *scaled(double number, double step, char text[static TOP_NUMBER_SIZE])
-{
-	static const char units[] = "\0KMGTPE";
-	size_t unit = 0;
-
-	while (number >= 999.5 && unit < sizeof(units) - 2) {
-		number /= step;
-		unit++;
-	}
-	if (unit > 0 && number < 9.95)
-		snprintf(text, TOP_NUMBER_SIZE, "%.1f%c", number, units[unit]);
-	else
-		snprintf(text, TOP_NUMBER_SIZE, "%.0f%.1s", number, &units[unit]);
-	return text;
-}
-
-const char *top_screen_bytes(double bytes, char text[static TOP_NUMBER_SIZE])
-{
-	/* Less than one a second is more than none. */
-	return scaled(bytes > 0 && bytes < 1 ? 1 : bytes, 1024, text);
-}
-
-const char *top_screen_count(uint64_t count, char text[static TOP_NUMBER_SIZE])
-{
-	return scaled((double)count, 1000, text);
-}
-
-const char *top_screen_age(double seconds, char text[static TOP_NUMBER_SIZE])
-{
-	uint64_t whole = seconds > 0 ? (uint64_t)MIN(seconds, AGE_MAX) : 0;
-	uint64_t days = whole / SECONDS_A_DAY, hours = whole / SECONDS_AN_HOUR % 24;
-	uint64_t minutes = whole / SECONDS_A_MINUTE % 60;
-
-	if (days > 99)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "d", days);
-	else if (days > 0)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "d%02" PRIu64 "h", days, hours);
-	else if (hours > 0)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "h%02" PRIu64 "m", hours, minutes);
-	else if (minutes > 0)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "m%02" PRIu64 "s", minutes, whole % 60);
-	else
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "s", whole);
-	return text;
-}
-
-const char *top_screen_interval(uint64_t interval_ms, char text[static TOP_NUMBER_SIZE])
+const char *top_screen_interval(uint64_t interval_ms, char text[static QUANTITY_SIZE])
 {
 	if (interval_ms % 1000 == 0 && interval_ms >= 60000 && interval_ms % 60000 == 0)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "m", interval_ms / 60000);
+		snprintf(text, QUANTITY_SIZE, "%" PRIu64 "m", interval_ms / 60000);
 	else if (interval_ms % 1000 == 0)
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "s", interval_ms / 1000);
+		snprintf(text, QUANTITY_SIZE, "%" PRIu64 "s", interval_ms / 1000);
 	else
-		snprintf(text, TOP_NUMBER_SIZE, "%" PRIu64 "ms", interval_ms);
+		snprintf(text, QUANTITY_SIZE, "%" PRIu64 "ms", interval_ms);
 	return text;
 }
 
@@ -194,26 +142,26 @@ size_t top_screen_columns(enum top_pane pane, int width, enum top_column columns
 
 /* What a number's cell says, in text; and how. */
 static enum top_style number_cell(const struct top_row *row, enum top_column column,
-				  char text[static TOP_NUMBER_SIZE])
+				  char text[static QUANTITY_SIZE])
 {
 	double rate = column == TOP_SENT_RATE ? row->sent.rate : row->received.rate;
 
 	if (column == TOP_AGE)
-		top_screen_age(row->age, text);
+		quantity_age(row->age, text);
 	else if (column == TOP_OPEN)
-		top_screen_count(row->open, text);
+		quantity_count(row->open, text);
 	else if (column == TOP_TOTAL)
-		top_screen_count(row->total, text);
+		quantity_count(row->total, text);
 	else if (column == TOP_FAILED)
-		top_screen_count(row->failed, text);
+		quantity_count(row->failed, text);
 	else if (column == TOP_SENT)
-		top_screen_bytes((double)row->sent.bytes, text);
+		quantity_bytes((double)row->sent.bytes, text);
 	else if (column == TOP_RECEIVED)
-		top_screen_bytes((double)row->received.bytes, text);
+		quantity_bytes((double)row->received.bytes, text);
 	else if (rate > 0)
-		top_screen_bytes(rate, text);
+		quantity_bytes(rate, text);
 	else
-		snprintf(text, TOP_NUMBER_SIZE, "-");
+		snprintf(text, QUANTITY_SIZE, "-");
 	if (column == TOP_FAILED && row->failed > 0)
 		return TOP_BAD;
 	return strcmp(text, "0") == 0 || strcmp(text, "-") == 0 ? TOP_DIM : TOP_PLAIN;
@@ -239,7 +187,7 @@ static void draw_text_cell(struct top_page *page, int line, int place, int width
 
 static void draw_row(struct top_page *page, int line, const struct layout *layout, const struct top_row *row)
 {
-	char text[TOP_NUMBER_SIZE];
+	char text[QUANTITY_SIZE];
 
 	for (size_t i = 0; i < layout->count; i++) {
 		enum top_column column = layout->columns[i]->column;
@@ -355,7 +303,7 @@ static void write_listeners(const struct top_router *router, char *text, size_t 
 static void draw_name(struct top_page *page, const struct top_model *model, const struct top_view *view)
 {
 	const struct top_router *router = &model->router;
-	char text[TOP_LINE_SIZE], listeners[TOP_LINE_SIZE], age[TOP_NUMBER_SIZE], every[TOP_NUMBER_SIZE];
+	char text[TOP_LINE_SIZE], listeners[TOP_LINE_SIZE], age[QUANTITY_SIZE], every[QUANTITY_SIZE];
 	int right, used;
 
 	snprintf(text, sizeof(text), "%s%severy %s", view->trouble[0] ? "NO ROUTER  " : "",
@@ -371,8 +319,7 @@ static void draw_name(struct top_page *page, const struct top_model *model, cons
 	snprintf(text, sizeof(text), "kaiso %.100s", router->version);
 	used = top_page_put(page, 0, 0, page->columns - right - 1, TOP_BOLD, text);
 	write_listeners(router, listeners, sizeof(listeners));
-	snprintf(text, sizeof(text), "  up %s  %.400s", top_screen_age((double)router->uptime, age),
-		 listeners);
+	snprintf(text, sizeof(text), "  up %s  %.400s", quantity_age((double)router->uptime, age), listeners);
 	top_page_put(page, 0, used, page->columns - right - 1 - used, TOP_PLAIN, text);
 }
 
@@ -391,14 +338,14 @@ static void draw_sessions_line(struct top_page *page, int line, const struct top
 static void draw_traffic_line(struct top_page *page, int line, const struct top_router *router)
 {
 	char text[TOP_LINE_SIZE];
-	char numbers[4][TOP_NUMBER_SIZE];
+	char numbers[4][QUANTITY_SIZE];
 	int used;
 
 	snprintf(text, sizeof(text), "traffic   sent %4s %4s/s  received %4s %4s/s",
-		 top_screen_bytes((double)router->sent.bytes, numbers[0]),
-		 top_screen_bytes(router->sent.rate, numbers[1]),
-		 top_screen_bytes((double)router->received.bytes, numbers[2]),
-		 top_screen_bytes(router->received.rate, numbers[3]));
+		 quantity_bytes((double)router->sent.bytes, numbers[0]),
+		 quantity_bytes(router->sent.rate, numbers[1]),
+		 quantity_bytes((double)router->received.bytes, numbers[2]),
+		 quantity_bytes(router->received.rate, numbers[3]));
 	used = top_page_put(page, line, 0, page->columns, TOP_PLAIN, text) + 2;
 	top_page_put_graph(page, line, used, page->columns - used, router->history.samples,
 			   router->history.count);
@@ -407,13 +354,13 @@ static void draw_traffic_line(struct top_page *page, int line, const struct top_
 static void draw_process_line(struct top_page *page, int line, const struct top_router *router)
 {
 	char text[TOP_LINE_SIZE];
-	char memory[TOP_NUMBER_SIZE];
+	char memory[QUANTITY_SIZE];
 
 	snprintf(text, sizeof(text),
 		 "process   %" PRIu64 "  %.0f%% of a processor  %" PRIu64 " threads  %s memory  %" PRIu64
 		 "/%" PRIu64 " descriptors",
 		 router->pid, router->cpu_share * 100, router->threads,
-		 top_screen_bytes((double)router->resident_bytes, memory), router->descriptors,
+		 quantity_bytes((double)router->resident_bytes, memory), router->descriptors,
 		 router->descriptors_max);
 	top_page_put(page, line, 0, page->columns, TOP_PLAIN, text);
 }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/quantity.h"
 #include "cmd/top_model.h"
 #include "cmd/top_page.h"
 
@@ -39,11 +40,7 @@ int top_screen_rows(const struct top_model *model);
 /* The columns that a pane has in this width, from left to right. How many. */
 size_t top_screen_columns(enum top_pane pane, int width, enum top_column columns[static TOP_COLUMN_COUNT]);
 
-/* Numbers in at most four characters, but for ages, which take six. Of bytes K is 1024, of others 1000. */
-#define TOP_NUMBER_SIZE 24
-const char *top_screen_bytes(double bytes, char text[static TOP_NUMBER_SIZE]);
-const char *top_screen_count(uint64_t count, char text[static TOP_NUMBER_SIZE]);
-const char *top_screen_age(double seconds, char text[static TOP_NUMBER_SIZE]);
-const char *top_screen_interval(uint64_t interval_ms, char text[static TOP_NUMBER_SIZE]);
+/* "500ms", "2s", "1m". */
+const char *top_screen_interval(uint64_t interval_ms, char text[static QUANTITY_SIZE]);
 
 #endif

@@ -33,6 +33,7 @@
 
 #include "base/args.h"
 #include "base/fd.h"
+#include "base/hint.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
 
@@ -47,6 +48,7 @@ SANDBOX_CALLS("shutdown", "unlink", "unlinkat");
 /* How often something new may be in a socket file's way. */
 #define BIND_ATTEMPTS 4
 #define WORD_SHOWN_MAX 200
+#define WAY_OUT_SIZE (HINT_SIZE + 128)
 #define INHERITED_FIRST 3 /* SD_LISTEN_FDS_START */
 #define UNIX_PREFIX "unix:"
 
@@ -64,18 +66,16 @@ struct hint {
 };
 
 static const struct hint tcp_hints[] = {
-	{ EADDRINUSE, "address already in use; another program listens there (ss -ltnp tells which)" },
 	{ EADDRNOTAVAIL, "address not available; no interface of this host has it (ip address lists them)" },
 	{ EAFNOSUPPORT, "address family not supported; this host has no IPv6" },
 	{ EACCES, "permission denied; a security policy (SELinux, AppArmor, Landlock, systemd) forbids it" },
+	{ ENOSPC, "too many sockets; leave some out" },
 	{ EINVAL, "invalid address; a link-local one needs its interface, as in [fe80::1%eth0]:80" },
 };
 
 static const struct hint unix_hints[] = {
 	{ EADDRINUSE, "address already in use; another program listens there (ss -lxp tells which)" },
 	{ ENOTSOCK, "something that is no socket is there; remove it or choose another path" },
-	{ EACCES,
-	  "permission denied; this user must be able to write to the directory, and to a socket there" },
 	{ EPERM, "operation not permitted; a stale socket of another user must be removed by its owner" },
 	{ ENOENT, "no such directory; create it first" },
 	{ ENOTDIR, "a part of the path is no directory; choose another path" },
@@ -85,21 +85,18 @@ static const struct hint unix_hints[] = {
 	{ EINVAL, "the path names no file; write unix:PATH, as in unix:/run/kaiso.sock" },
 };
 
-static const struct hint common_hints[] = {
-	{ EMFILE, "too many open files; raise the limit (ulimit -n)" },
-	{ ENFILE, "too many open files in the system; raise fs.file-max" },
-	{ ENOSPC, "too many sockets; leave some out" },
-};
-
-static const char *find_hint(const struct hint *hints, size_t count, int error)
+/* What the tables do not have in the words of listening is said in those of any program (hint.h). */
+static const char *find_hint(const struct hint *hints, size_t count, int error,
+			     char text[static WAY_OUT_SIZE])
 {
+	char general[HINT_SIZE];
+
 	for (size_t i = 0; i < count; i++)
 		if (hints[i].error == error)
 			return hints[i].text;
-	for (size_t i = 0; i < ARRAY_SIZE(common_hints); i++)
-		if (common_hints[i].error == error)
-			return common_hints[i].text;
-	return strerror(error);
+	hint_for(error, NULL, 0, general);
+	snprintf(text, WAY_OUT_SIZE, "%s%s%s", strerror(error), *general ? "; " : "", general);
+	return text;
 }
 
 /* Writes the line for people and returns the error, negative. The word comes from a command line or a
@@ -255,13 +252,20 @@ static int add_candidates(struct listen_set *set, const struct candidate *candid
 
 static int complain_tcp(const struct complaint *complaint, const union addr *failed, int error)
 {
-	const char *hint = find_hint(tcp_hints, ARRAY_SIZE(tcp_hints), -error);
-	char text[ADDR_TEXT_SIZE];
+	char way_out[WAY_OUT_SIZE], text[ADDR_TEXT_SIZE];
+	const char *hint = find_hint(tcp_hints, ARRAY_SIZE(tcp_hints), -error, way_out);
 	struct complaint with_address = *complaint;
 	char word[WORD_SHOWN_MAX + ADDR_TEXT_SIZE];
 
 	if (error == -EACCES && ntohs(failed->in.sin_port) < 1024)
 		hint = "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE";
+	if (error == -EADDRINUSE) {
+		snprintf(
+			way_out, sizeof(way_out),
+			"address already in use; another program listens there (ss -ltnp sport = :%u tells which)",
+			ntohs(failed->in.sin_port));
+		hint = way_out;
+	}
 	/* A word that stands for several addresses does not tell which one failed. */
 	addr_format(failed, text);
 	if (strcmp(text, complaint->word) != 0 && error != -ENOSPC) {
@@ -576,6 +580,24 @@ static int add_unix(struct listen_set *set, const char *path)
 	return 0;
 }
 
+/* Who may write in the directory may make a socket, and who may write to a socket may find out that it is stale. */
+static int complain_unix(const struct complaint *complaint, int error, const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	CLEANUP_FREE char *directory = slash ? strndup(path, (size_t)MAX(slash - path, 1)) : strdup(".");
+	char way_out[WAY_OUT_SIZE], hint[HINT_SIZE];
+	bool is_directory = directory && access(directory, W_OK | X_OK) != 0;
+
+	if (error != -EACCES)
+		return complain(complaint, error, "%s",
+				find_hint(unix_hints, ARRAY_SIZE(unix_hints), -error, way_out));
+	hint_for(EACCES, is_directory ? directory : path, is_directory ? W_OK | X_OK : W_OK, hint);
+	return complain(
+		complaint, error,
+		"permission denied; this user must be able to write to the directory, and to a socket there; %s",
+		hint);
+}
+
 int listen_set_add(struct listen_set *set, const char *word, char *reason, size_t reason_size)
 {
 	const struct complaint complaint = { word, reason, reason_size };
@@ -584,7 +606,7 @@ int listen_set_add(struct listen_set *set, const char *word, char *reason, size_
 	if (strncmp(word, UNIX_PREFIX, strlen(UNIX_PREFIX)) != 0)
 		return add_tcp_word(set, &complaint);
 	r = add_unix(set, word + strlen(UNIX_PREFIX));
-	return r < 0 ? complain(&complaint, r, "%s", find_hint(unix_hints, ARRAY_SIZE(unix_hints), -r)) : 0;
+	return r < 0 ? complain_unix(&complaint, r, word + strlen(UNIX_PREFIX)) : 0;
 }
 
 /* -------------------------------------------------------------- inherited */

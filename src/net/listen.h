@@ -23,7 +23,7 @@
 
 #define LISTEN_MAX 64 /* sockets in one set */
 #define LISTEN_TEXT_SIZE 4200
-#define LISTEN_REASON_SIZE 512
+#define LISTEN_REASON_SIZE 1024
 
 #define LISTEN_KEEPALIVE_MS 120000 /* what listeners are made with */
 

@@ -27,6 +27,7 @@ struct router_options {
 	unsigned busy_poll_us; /* of each thread's loop */
 	bool has_verbs;
 	bool has_sandbox;
+	bool has_progress;          /* a status line on a terminal (meter.h) */
 	const char *user;           /* to become (sandbox_become_user()); borrowed; NULL: nobody else */
 	enum relay_mode relay_up;   /* from TCP clients towards their service */
 	enum relay_mode relay_down; /* and back */

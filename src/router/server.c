@@ -24,6 +24,7 @@
 #include "router/confine.h"
 #include "router/control.h"
 #include "router/http.h"
+#include "router/meter.h"
 #include "router/upgrade.h"
 #include "router/watchdog.h"
 #include "router/worker.h"
@@ -50,7 +51,8 @@ struct server {
 	struct listen_set control_socket;
 	struct control *control; /* NULL: none */
 	struct listen_set http_sockets;
-	struct http *http; /* NULL: none */
+	struct http *http;   /* NULL: none */
+	struct meter *meter; /* NULL: none */
 	struct report_source source;
 	struct watchdog watchdog;
 };
@@ -277,6 +279,8 @@ static void server_upgrade(struct server *server)
 	}
 	notify_reloading();
 	server_halt(server);
+	if (server->meter)
+		log_set_status(""); /* the next program begins one of its own */
 	upgrade_run(server->workers, server->count, reason, sizeof(reason));
 	log_begin(&line, LOG_LEVEL_ERROR, "cannot upgrade; the running version goes on");
 	log_add_string(&line, "reason", reason);
@@ -388,6 +392,13 @@ static int server_start_http(struct server *server)
 	return upgrade_role() == UPGRADE_TAKES ? 0 : -ENOTSUP;
 }
 
+/* It is no reason not to start. */
+static void server_start_meter(struct server *server)
+{
+	if (server->shared.options->has_progress)
+		server->meter = meter_new(&server->source);
+}
+
 static int server_init(struct server *server, const struct router_options *options,
 		       struct listen_set *listeners)
 {
@@ -429,6 +440,7 @@ static int server_init(struct server *server, const struct router_options *optio
 		r = server_start_http(server);
 	if (r < 0)
 		return r;
+	server_start_meter(server);
 	if (upgrade_role() == UPGRADE_TAKES)
 		server_take_sessions(server);
 	r = watchdog_start(&server->watchdog, server->workers, server->count);
@@ -458,6 +470,7 @@ static void server_free(struct server *server)
 		worker_do_jobs(&server->workers[i]);
 	if (server->count > 0)
 		worker_do_jobs(&server->workers[0]); /* the last of others' may have left one */
+	meter_free(server->meter);
 	control_free(server->control);
 	listen_set_close(&server->control_socket);
 	http_free(server->http);
@@ -540,6 +553,8 @@ int server_run(const struct router_options *options, struct listen_set *listener
 	server_join(server);
 	if (r == 0)
 		server_log_stopped(server);
+	if (server->meter)
+		meter_finish(server->meter);
 	server_free(server);
 	return r < 0 ? 1 : 0;
 }

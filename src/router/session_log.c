@@ -7,10 +7,17 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/hint.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "router/worker.h"
+
+#define FAILURE_SIZE (HINT_SIZE + 256)
+#define DENIED_TEXT                                                              \
+	": the router's user or group must be able to write to the socket, and " \
+	"to enter the directories on the way to it"
 
 uint64_t session_age_ms(const struct session *session)
 {
@@ -73,13 +80,17 @@ void session_log_end(const struct session *session, enum session_reason reason)
 }
 
 /* In words of the one who has to mend it. A file that is not there is not what is missing behind a HOST. */
-static const char *failure_text(const struct service *service, int error)
+static const char *failure_text(const struct service *service, int error, char text[static FAILURE_SIZE])
 {
+	bool is_denied = error == -EACCES && !service->host[0];
+	char hint[HINT_SIZE];
+
 	if (error == -ENOENT && service->host[0])
 		return "no such host, or it has no address";
-	if (error == -EACCES && !service->host[0])
-		return "Permission denied: the router's user or group must be able to write to the socket, and to enter the directories on the way to it";
-	return strerror(-error);
+	hint_for(-error, service->host[0] ? NULL : service->socket_path, W_OK, hint);
+	snprintf(text, FAILURE_SIZE, "%s%s%s%s", strerror(-error), is_denied ? DENIED_TEXT : "",
+		 *hint ? "; " : "", hint);
+	return text;
 }
 
 /* Each service has its own share of the log, or nearly so: a client that asks for one broken thing again
@@ -114,13 +125,14 @@ void session_log_invalid(const struct session *session, const struct description
 
 void session_log_failure(const struct session *session, int error)
 {
+	char text[FAILURE_SIZE];
 	struct log_line line;
 
 	if (!warning_begin(&line, session, "cannot connect to the service"))
 		return;
 	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
 	log_add_string(&line, "target", session->service->target);
-	log_add_string(&line, "error", failure_text(session->service, error));
+	log_add_string(&line, "error", failure_text(session->service, error, text));
 	log_end(&line);
 }
 

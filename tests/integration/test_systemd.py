@@ -76,7 +76,7 @@ def test_services_are_hardened(name):
 
 @unit_alone
 def test_installed_below_the_prefix(tmp_path):
-    """All of it, and the units start what is installed with them."""
+    """All of it, and the units start what is installed with them; and off again."""
     subprocess.run(
         ["meson", "install", "-C", Path(KAISO).parent, "--no-rebuild", "--quiet", "--destdir", tmp_path],
         check=True, timeout=6 * DEADLINE, capture_output=True, env=clean_environment(),
@@ -91,6 +91,17 @@ def test_installed_below_the_prefix(tmp_path):
         assert (prefix / directory / "kaiso.socket").exists()
     for path in ("lib/sysusers.d/kaiso.conf", "lib/tmpfiles.d/kaiso.conf"):
         assert (prefix / path).read_text()
+    subprocess.run(["ninja", "-C", Path(KAISO).parent, "uninstall"], check=True, timeout=6 * DEADLINE,
+                   capture_output=True, env=clean_environment())
+    assert all(path.is_dir() for path in tmp_path.rglob("*")), "what is installed can be removed again"
+
+
+@unit_alone
+def test_a_port_alone_is_of_both_families():
+    """kaiso.socket says that ListenStream=37812 is everywhere, and for that IPv6 may not be all."""
+    unit = Unit("kaiso.socket")
+    assert "#\tListenStream=37812\n" in unit.path.read_text()
+    assert unit.all("BindIPv6Only") == []
 
 
 def named_calls():
