@@ -245,6 +245,7 @@ def test_commands_in_prose():
             command, *others = words.split()
             told = run_kaiso(command, "--help").stdout.decode()
             assert f"kaiso {command}" in told, f"{page.name}: `kaiso {words}`: there is no such command"
+            others = [word.strip("[]") for word in others]
             own = others[:others.index("--")] if "--" in others else others
             for option in (word for word in own if word.startswith("-")):
                 assert re.search(rf"{option}\b", told), f"{page.name}: `kaiso {words}`: there is no such option"

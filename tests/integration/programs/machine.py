@@ -201,7 +201,8 @@ class Manager:
                 listener = socket.socket(socket.AF_INET6 if not host or "[" in host else socket.AF_INET)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if listener.family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY,
+                                        bool(host) or unit.get("BindIPv6Only") == "ipv6-only")
                 listener.bind((host.strip("[]") or "::", int(port)))
             listener.listen(int(unit.get("Backlog", "128")))
             sockets.append(listener)
