@@ -143,7 +143,6 @@ static int make_room(struct control_client *client)
 /* Until the line's end, which is the last byte: a question has one answer. */
 static int receive_line(struct control_client *client, uint64_t end_ms)
 {
-	client->length = 0;
 	for (;;) {
 		int r = make_room(client);
 		ssize_t received;
@@ -167,13 +166,14 @@ static int receive_line(struct control_client *client, uint64_t end_ms)
 	}
 }
 
-json_t *control_client_receive(struct control_client *client)
+static json_t *receive_until(struct control_client *client, uint64_t end_ms)
 {
 	json_t *answer = NULL;
-	int r = receive_line(client, clock_now_ms() + CONTROL_TIMEOUT_MS);
+	int r = receive_line(client, end_ms);
 
 	if (r == 0) {
 		answer = json_loadb(client->buffer, client->length, 0, NULL);
+		client->length = 0;
 		if (!json_is_object(answer)) {
 			json_decref(answer);
 			answer = NULL;
@@ -184,12 +184,21 @@ json_t *control_client_receive(struct control_client *client)
 	return answer;
 }
 
+json_t *control_client_receive(struct control_client *client)
+{
+	json_t *answer = receive_until(client, 0);
+
+	if (!answer && errno == ETIMEDOUT)
+		errno = EAGAIN;
+	return answer;
+}
+
 json_t *control_client_ask(struct control_client *client, const char *line)
 {
 	int r = control_client_send(client, line);
 
 	if (r == 0)
-		return control_client_receive(client);
+		return receive_until(client, clock_now_ms() + CONTROL_TIMEOUT_MS);
 	errno = -r;
 	return NULL;
 }

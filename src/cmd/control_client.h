@@ -30,7 +30,8 @@ int control_client_open(struct control_client *client, const char *path, char *r
  * router ended the connection, ETIMEDOUT, EPROTO for what is no answer, ENOMEM. Then the client is of no more use. */
 json_t *control_client_ask(struct control_client *client, const char *line);
 
-/* Its two halves, for who has something else to do meanwhile: fd is readable when the answer comes, or the end. */
+/* Its two halves, for who has something else to do meanwhile: fd is readable when the answer comes, or the end. The
+ * second takes what has come and waits for nothing: EAGAIN when the answer is not whole yet. */
 int control_client_send(struct control_client *client, const char *line); /* 0 or a negative errno */
 json_t *control_client_receive(struct control_client *client);
 

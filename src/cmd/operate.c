@@ -19,6 +19,7 @@
 #include "cmd/control_client.h"
 
 #define COME_BACK_MS 10000 /* for the next program to answer */
+#define AGE_MAX 86400e9
 
 struct settings {
 	const char *tool;
@@ -149,8 +150,10 @@ static void print_router(const json_t *status)
 	char uptime[32];
 	size_t i;
 
-	printf("kaiso %s, process %" PRIu64 ", for %s%s\n", text_of(status, "version"),
-	       number_of(status, "pid"), format_time(number_of(status, "uptime_seconds"), uptime),
+	fputs("kaiso ", stdout);
+	print_padded(text_of(status, "version"), 0);
+	printf(", process %" PRIu64 ", for %s%s\n", number_of(status, "pid"),
+	       format_time(number_of(status, "uptime_seconds"), uptime),
 	       json_is_true(json_object_get(status, "draining")) ? ", draining" : "");
 	json_array_foreach(listeners, i, listener)
 	{
@@ -190,9 +193,11 @@ static void print_totals(const json_t *status)
 	if (total == 0)
 		return;
 	fputs("ended       ", stdout);
-	for (void *at = json_object_iter(ended); at; at = json_object_iter_next(ended, at))
-		printf("%s%s %" JSON_INTEGER_FORMAT, at == json_object_iter(ended) ? "" : ", ",
-		       json_object_iter_key(at), json_integer_value(json_object_iter_value(at)));
+	for (void *at = json_object_iter(ended); at; at = json_object_iter_next(ended, at)) {
+		fputs(at == json_object_iter(ended) ? "" : ", ", stdout);
+		print_padded(json_object_iter_key(at), 0);
+		printf(" %" JSON_INTEGER_FORMAT, json_integer_value(json_object_iter_value(at)));
+	}
 	putchar('\n');
 }
 
@@ -208,8 +213,10 @@ static void print_services(const json_t *services)
 	json_array_foreach(services, i, entry)
 	{
 		print_padded(text_of(entry, "service"), width);
-		printf("  %-6s %5" PRIu64 " %9" PRIu64 " %9" PRIu64 "  %10s  %10s\n", text_of(entry, "kind"),
-		       number_of(entry, "open"), number_of(entry, "sessions"), number_of(entry, "failures"),
+		fputs("  ", stdout);
+		print_padded(text_of(entry, "kind"), 6);
+		printf(" %5" PRIu64 " %9" PRIu64 " %9" PRIu64 "  %10s  %10s\n", number_of(entry, "open"),
+		       number_of(entry, "sessions"), number_of(entry, "failures"),
 		       format_bytes(number_of(entry, "sent"), sent),
 		       format_bytes(number_of(entry, "received"), received));
 	}
@@ -226,13 +233,15 @@ static void print_sessions(const json_t *status)
 	       (int)client, "CLIENT");
 	json_array_foreach(sessions, i, entry)
 	{
-		double seconds = json_number_value(json_object_get(entry, "seconds"));
+		double seconds = MIN(MAX(json_number_value(json_object_get(entry, "seconds")), 0), AGE_MAX);
 
 		print_padded(text_of(entry, "id"), id);
 		fputs("  ", stdout);
 		print_padded(text_of(entry, "client"), client);
-		printf("  %-8s  %6s  %10s  %10s  ", text_of(entry, "state"),
-		       format_time((uint64_t)seconds, age), format_bytes(number_of(entry, "sent"), sent),
+		fputs("  ", stdout);
+		print_padded(text_of(entry, "state"), 8);
+		printf("  %6s  %10s  %10s  ", format_time((uint64_t)seconds, age),
+		       format_bytes(number_of(entry, "sent"), sent),
 		       format_bytes(number_of(entry, "received"), received));
 		print_padded(text_of(entry, "service"), 0);
 		putchar('\n');
@@ -254,7 +263,7 @@ static int run_status(const struct settings *settings)
 	if (!answer)
 		return EXIT_RUNTIME;
 	if (settings->is_json) {
-		json_dumpf(answer, stdout, JSON_INDENT(2));
+		json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII); /* no name moves a cursor */
 		putchar('\n');
 	} else {
 		print_router(answer);
@@ -337,6 +346,16 @@ static json_t *ask_version(const struct settings *settings)
 	return answer;
 }
 
+static void print_upgraded(const json_t *before, const json_t *after)
+{
+	fputs("version ", stdout);
+	print_padded(text_of(after, "version"), 0);
+	printf(" goes on with %" PRIu64 " session%s (before: version ", number_of(after, "open"),
+	       number_of(after, "open") == 1 ? "" : "s");
+	print_padded(text_of(before, "version"), 0);
+	fputs(")\n", stdout);
+}
+
 static int run_upgrade(const struct settings *settings)
 {
 	struct control_client client;
@@ -355,12 +374,13 @@ static int run_upgrade(const struct settings *settings)
 	control_client_close(&client);
 	error = json_string_value(json_object_get(answer, "error"));
 	after = error || (!answer && errno != ECONNRESET) ? NULL : ask_version(settings);
-	if (after)
-		printf("version %s goes on with %" PRIu64 " session%s (before: version %s)\n",
-		       text_of(after, "version"), number_of(after, "open"),
-		       number_of(after, "open") == 1 ? "" : "s", text_of(before, "version"));
-	else
+	if (!after)
 		status = say_reason(settings, error ? error : "the router does not answer; see its log");
+	else if (number_of(before, "pid") != number_of(after, "pid"))
+		status = say_reason(settings,
+				    "it ended, and another router answers in its place; see its log");
+	else
+		print_upgraded(before, after);
 	json_decref(before);
 	json_decref(answer);
 	json_decref(after);

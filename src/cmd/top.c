@@ -190,6 +190,8 @@ static void receive(struct top *top)
 	json_t *answer = control_client_receive(&top->client);
 	enum asked asked = top->asked;
 
+	if (!answer && errno == EAGAIN && asked != ASKED_NOTHING)
+		return; /* there is more to come */
 	if (!answer || asked == ASKED_NOTHING) {
 		lose(top, answer ? EPROTO : errno);
 		json_decref(answer);

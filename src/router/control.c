@@ -178,23 +178,17 @@ static void client_report(struct control_client *client, bool wants_sessions)
 
 /* A session to be closed: every worker looks among its own. */
 struct closing {
+	struct worker_tour tour;
 	struct control_client *client;
 	char id[SESSION_ID_SIZE];
-	_Atomic bool is_found;
-	_Atomic unsigned missing;
-	struct worker_job done;
-	struct closing_job {
-		struct worker_job job;
-		struct closing *closing;
-	} jobs[];
+	bool is_found;
 };
 
-static void closing_on_done(struct worker *worker, struct worker_job *job)
+static void closing_on_done(struct worker_tour *tour)
 {
-	struct closing *closing = CONTAINER_OF(job, struct closing, done);
+	struct closing *closing = CONTAINER_OF(tour, struct closing, tour);
 	struct control_client *client = closing->client;
 
-	(void)worker;
 	client->is_waiting = false;
 	if (client->is_closed)
 		loop_defer(client->control->loop, &client->task);
@@ -205,28 +199,26 @@ static void closing_on_done(struct worker *worker, struct worker_job *job)
 	free(closing);
 }
 
-static void closing_on_worker(struct worker *worker, struct worker_job *job)
+static void closing_on_worker(struct worker_tour *tour, struct worker *worker)
 {
-	struct closing *closing = CONTAINER_OF(job, struct closing_job, job)->closing;
+	struct closing *closing = CONTAINER_OF(tour, struct closing, tour);
 	char id[SESSION_ID_SIZE];
 
-	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next) {
+	for (struct list *link = worker->sessions.next; link != &worker->sessions && !closing->is_found;
+	     link = link->next) {
 		struct session *session = CONTAINER_OF(link, struct session, link);
 
 		if (session->state == SESSION_ENDED || strcmp(session_id(session, id), closing->id) != 0)
 			continue;
 		session_end(session, SESSION_CLOSED);
 		closing->is_found = true;
-		break;
 	}
-	if (--closing->missing == 0)
-		worker_run(&closing->client->control->source->workers[0], &closing->done);
 }
 
 static void client_close_session(struct control_client *client, const char *id)
 {
 	const struct report_source *source = client->control->source;
-	struct closing *closing = calloc(1, sizeof(*closing) + source->count * sizeof(closing->jobs[0]));
+	struct closing *closing = calloc(1, sizeof(*closing));
 
 	if (!closing) {
 		client_answer(client, "error", strerror(ENOMEM));
@@ -234,14 +226,12 @@ static void client_close_session(struct control_client *client, const char *id)
 	}
 	snprintf(closing->id, sizeof(closing->id), "%.*s", SESSION_ID_SIZE - 1, id);
 	closing->client = client;
-	closing->missing = source->count;
-	closing->done.run = closing_on_done;
+	closing->tour = (struct worker_tour){ .workers = source->workers,
+					      .count = source->count,
+					      .visit = closing_on_worker,
+					      .done = closing_on_done };
 	client->is_waiting = true;
-	for (unsigned i = 0; i < source->count; i++) {
-		closing->jobs[i].closing = closing;
-		closing->jobs[i].job.run = closing_on_worker;
-		worker_run(&source->workers[i], &closing->jobs[i].job);
-	}
+	worker_tour_begin(&closing->tour);
 }
 
 static void client_upgrade(struct control_client *client)

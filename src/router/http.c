@@ -429,9 +429,13 @@ static void on_pause_timer(struct loop_timer *timer)
 
 void http_pause(struct http *http, void (*on_paused)(void *context), void *context)
 {
+	bool is_pausing = http->on_paused != NULL;
+
 	http->is_paused = true;
 	http->on_paused = on_paused;
 	http->pause_context = context;
+	if (is_pausing) /* asked for again: its end stays where it is */
+		return;
 	http_watch_listeners(http);
 	if (loop_timer_set(http->loop, &http->pause_timer,
 			   http->loop->now_ms + (http->requests > 0 ? HTTP_PAUSE_MS : 0)) != 0)

@@ -1,6 +1,7 @@
 /*
- * Theory of operation: every worker gets a job; whoever does the last one posts a job to the first worker, whose thread
- * the asker lives on. Text of sessions is written by their own worker, since it is theirs to read.
+ * Theory of operation: a report goes from worker to worker and takes what is theirs, on their own threads; then it is
+ * back with the first, whose thread the asker lives on. Text of sessions is written by their own worker, since it is
+ * theirs to read.
  */
 #include "router/report.h"
 
@@ -102,20 +103,11 @@ static void add_session(struct report *report, const struct session *session, un
 	++*told;
 }
 
-static void report_on_done(struct worker *worker, struct worker_job *job)
+static void report_on_worker(struct worker_tour *tour, struct worker *worker)
 {
-	struct report *report = CONTAINER_OF(job, struct report, done);
-
-	(void)worker;
-	report->on_done(report);
-}
-
-static void report_on_worker(struct worker *worker, struct worker_job *job)
-{
-	struct report *report = CONTAINER_OF(job, struct report_job, job)->report;
+	struct report *report = CONTAINER_OF(tour, struct report, tour);
 	unsigned told = 0;
 
-	pthread_mutex_lock(&report->mutex);
 	add_totals(report, worker);
 	add_services(report, &worker->stats);
 	for (struct list *link = worker->sessions.next; link != &worker->sessions; link = link->next) {
@@ -124,15 +116,19 @@ static void report_on_worker(struct worker *worker, struct worker_job *job)
 		if (session->state != SESSION_ENDED)
 			add_session(report, session, &told);
 	}
-	pthread_mutex_unlock(&report->mutex);
-	if (--report->missing == 0)
-		worker_run(&report->source->workers[0], &report->done);
+}
+
+static void report_on_done(struct worker_tour *tour)
+{
+	struct report *report = CONTAINER_OF(tour, struct report, tour);
+
+	report->on_done(report);
 }
 
 bool report_begin(const struct report_source *source, bool wants_sessions, void (*on_done)(struct report *),
 		  void *context)
 {
-	struct report *report = calloc(1, sizeof(*report) + source->count * sizeof(report->jobs[0]));
+	struct report *report = calloc(1, sizeof(*report));
 
 	if (!report)
 		return false;
@@ -140,16 +136,13 @@ bool report_begin(const struct report_source *source, bool wants_sessions, void 
 	report->on_done = on_done;
 	report->context = context;
 	report->wants_sessions = wants_sessions;
-	report->missing = source->count;
-	report->done.run = report_on_done;
-	pthread_mutex_init(&report->mutex, NULL);
+	report->tour = (struct worker_tour){ .workers = source->workers,
+					     .count = source->count,
+					     .visit = report_on_worker,
+					     .done = report_on_done };
 	json_begin(&report->sessions);
 	json_open(&report->sessions, '[');
-	for (unsigned i = 0; i < source->count; i++) {
-		report->jobs[i].report = report;
-		report->jobs[i].job.run = report_on_worker;
-		worker_run(&source->workers[i], &report->jobs[i].job);
-	}
+	worker_tour_begin(&report->tour);
 	return true;
 }
 
@@ -160,7 +153,6 @@ void report_free(struct report *report)
 	if (report->sessions.stream)
 		free(json_take(&report->sessions, &length));
 	stats_deinit(&report->total);
-	pthread_mutex_destroy(&report->mutex);
 	free(report);
 }
 

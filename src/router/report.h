@@ -5,7 +5,6 @@
 #ifndef KAISO_ROUTER_REPORT_H
 #define KAISO_ROUTER_REPORT_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
@@ -25,16 +24,11 @@ struct report_source {
 	bool is_draining;
 };
 
-struct report_job {
-	struct worker_job job;
-	struct report *report;
-};
-
 struct report {
+	struct worker_tour tour;
 	const struct report_source *source;
 	void (*on_done)(struct report *report); /* on the first worker's thread; frees it some time */
 	void *context;
-	pthread_mutex_t mutex; /* guards the numbers until on_done */
 	uint64_t reasons[SESSION_REASON_COUNT];
 	uint64_t refused;
 	uint64_t open;      /* sessions */
@@ -42,9 +36,6 @@ struct report {
 	bool wants_sessions;
 	struct json sessions; /* wants_sessions: an array of objects */
 	uint64_t untold;      /* sessions that are not in it: there are too many */
-	_Atomic unsigned missing;
-	struct worker_job done;
-	struct report_job jobs[];
 };
 
 /* Begins one. False when out of memory: on_done is not called. */

@@ -362,6 +362,30 @@ void worker_run(struct worker *worker, struct worker_job *job)
 	worker_wake(worker);
 }
 
+static void tour_on_worker(struct worker *worker, struct worker_job *job)
+{
+	struct worker_tour *tour = CONTAINER_OF(job, struct worker_tour, job);
+
+	tour->visit(tour, worker);
+	worker_tour_begin(tour);
+}
+
+static void tour_on_done(struct worker *worker, struct worker_job *job)
+{
+	struct worker_tour *tour = CONTAINER_OF(job, struct worker_tour, job);
+
+	(void)worker;
+	tour->done(tour);
+}
+
+void worker_tour_begin(struct worker_tour *tour)
+{
+	bool is_done = tour->next == tour->count;
+
+	tour->job.run = is_done ? tour_on_done : tour_on_worker;
+	worker_run(&tour->workers[is_done ? 0 : tour->next++], &tour->job);
+}
+
 void worker_do_jobs(struct worker *worker)
 {
 	struct list jobs;

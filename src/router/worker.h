@@ -54,6 +54,17 @@ struct worker_job {
 	void (*run)(struct worker *worker, struct worker_job *job);
 };
 
+/* A job that goes from worker to worker, on the thread of each in turn, so that what it gathers needs no lock and no
+ * thread waits for another. In the caller's storage until done, which is called on the first worker's thread. */
+struct worker_tour {
+	struct worker_job job;
+	struct worker *workers;
+	unsigned count;
+	unsigned next;
+	void (*visit)(struct worker_tour *tour, struct worker *worker);
+	void (*done)(struct worker_tour *tour);
+};
+
 struct worker {
 	struct worker_shared *shared;
 	pthread_t thread;
@@ -100,6 +111,7 @@ void worker_halt(struct worker *worker);  /* leave loop_run() with all sessions 
 void worker_post(struct worker *worker, struct lister_wish *wish);
 void worker_ask(struct worker *worker, unsigned question); /* to answer when it comes round (watchdog.h) */
 void worker_run(struct worker *worker, struct worker_job *job);
+void worker_tour_begin(struct worker_tour *tour); /* next is 0, and all but job is set */
 
 /* Does the jobs that wait. For the end, when its thread has ended; else the worker does it itself. */
 void worker_do_jobs(struct worker *worker);

@@ -12,7 +12,7 @@ import pytest
 
 from harness.exposer import Exposer
 from harness.router import KAISO, clean_environment
-from harness.services import connect_unix
+from harness.services import Service, bind_unix, connect_unix
 from harness.stream import Stream
 from harness.wait import wait_until
 
@@ -174,6 +174,30 @@ def test_hostile_names_do_not_reach_the_terminal(controlled, control):
     assert status(control)["services"][0]["service"] == "\u009bred\u2028\ufffd<b>"
     shown = kaiso("status", "--control", control).stdout
     assert "\u009b" not in shown and "\u2028" not in shown and "\\xc2\\x9bred" in shown
+    shown = kaiso("status", "--json", "--control", control).stdout
+    assert "\u009b" not in shown and "\u2028" not in shown and "\\u009bred" in shown.lower()
+
+
+def test_a_hostile_router_does_not_reach_the_terminal(control):
+    """Whatever answers at the place that was named, in whatever field."""
+    text = "\x1b[2J\u009b1m"
+    row = {"service": text, "kind": text, "id": text, "client": text, "state": text, "seconds": 1e300}
+    answer = json.dumps({"version": text, "listeners": [{"address": text, "service": text}, 3], "services": [row, 7],
+                         "services_directory": text, "kaiso": text, "sessions": [row, {}], "ended": {text: 1},
+                         "limits": [], "cpu_seconds": text}).encode() + b"\n"
+
+    def serve(stream):
+        while stream.sock.recv(64):
+            stream.send(answer)
+
+    service = Service(bind_unix(os.fsencode(control)), serve)
+    try:
+        for words in (["--sessions"], ["--sessions", "--json"]):
+            result = kaiso("status", *words, "--control", control)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert "\x1b" not in result.stdout and "\u009b" not in result.stdout and "1m" in result.stdout
+    finally:
+        service.close()
 
 
 def test_exposed_listeners(new_router, control):
@@ -283,6 +307,23 @@ def test_upgrade(controlled, control):
     assert status(control)["duration"]["count"] == 1 and status(control)["sent"] == 38
     controlled.stop()
     assert not os.path.exists(control)
+
+
+def test_upgrade_that_ends_in_another_router(control):
+    """One that was started in its place has none of its connections."""
+    pids = iter([1, 2])
+
+    def serve(stream):
+        answer = json.dumps({"version": "1", "pid": next(pids), "open": 0}).encode() + b"\n"
+        while stream.sock.recv(64) == b"status\n":
+            stream.send(answer)
+
+    service = Service(bind_unix(os.fsencode(control)), serve)
+    try:
+        result = kaiso("upgrade", "--control", control)
+        assert result.returncode == 1 and "another router" in result.stderr and result.stdout == ""
+    finally:
+        service.close()
 
 
 def test_upgrade_that_cannot_be(new_router, tmp_path, control):

@@ -1,5 +1,6 @@
 """--http: metrics for Prometheus, status as JSON, health; who may ask, and what holds over an upgrade."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -470,6 +471,24 @@ def test_a_reader_that_takes_nothing_holds_up_no_upgrade(web):
                 break
         upgrade(web, 1)
         assert ask(web).status == 200
+
+
+@pytest.mark.skipif(IS_SANITIZED, reason="it is about time")
+def test_who_asks_for_an_upgrade_again_does_not_put_it_off(web):
+    host, _, port = http_address(web).rpartition(":")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((host, int(port)))
+        sock.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sock.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+
+        def upgraded():
+            web.signal(signal.SIGUSR2)
+            return web.log.find(msg="upgraded")
+
+        wait_until(upgraded, "the upgrade", timeout=DEADLINE / 4, interval=0.3)
 
 
 def test_a_failed_upgrade(new_router, tmp_path):

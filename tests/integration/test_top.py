@@ -340,6 +340,29 @@ def test_router_that_hangs(router, top):
         router.signal(signal.SIGCONT)
 
 
+def test_answer_that_stops_halfway(path, top):
+    """Keys work all the same."""
+    answer = b'{"version":"1","pid":1,"services":[],"sessions":[]}\n'
+    halves = []
+
+    def serve(stream):
+        while stream.sock.recv(64):
+            stream.send(answer if not halves else answer[:20])
+            halves.append(answer)
+
+    service = Service(bind_unix(os.fsencode(path)), serve)
+    try:
+        screen = top()
+        screen.wait("sessions")
+        wait_until(lambda: len(halves) > 1, "the half")
+        screen.press("h")
+        wait_until(lambda: "Any key" in screen.text(), "an answer to a key", timeout=5)
+        screen.press("h")
+        quit_it(screen)
+    finally:
+        service.close()
+
+
 def test_no_router(path):
     result = run_kaiso("top", "--control", str(path))
     assert result.returncode == 1
