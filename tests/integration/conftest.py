@@ -9,11 +9,11 @@ from harness.router import KAISO, Router
 from harness.services import has_ipv6
 from harness.wait import IS_SANITIZED
 
-# Sanitizers bring flags of their own; what is installed is built without them. Pages and completions are no code of
-# theirs, and neither are the servers that passfd wraps (test_passfd.py has what is kaiso's in it) and the units. The
+# Sanitizers bring flags of their own; what is installed is built without them. Pages, their tutorials and completions are
+# no code of theirs, and neither are the servers that passfd wraps (test_passfd.py has what is kaiso's in it) and the units. The
 # tests of hosts wait for the kernel's timers.
 collect_ignore = (["test_hardening.py", "test_man.py", "test_completion.py", "test_passfd_servers.py", "test_systemd.py",
-                   "test_hosts.py"] if IS_SANITIZED else [])
+                   "test_hosts.py", "test_docs.py"] if IS_SANITIZED else [])
 
 
 def pytest_configure(config):

@@ -153,6 +153,14 @@ def test_variables(command):
         assert f".It Ev {name}\n" in source(page), f"man/{page} lacks ${name}"
 
 
+def test_reasons():
+    """Those of the log, each explained once."""
+    named = re.findall(r'^\t\treturn "([a-z-]+)";$', (REPOSITORY / "src/router/reason.c").read_text(), re.MULTILINE)
+    written = re.search(r"^Reasons are\n(.*?)^\.El$", source("kaiso.8"), re.MULTILINE | re.DOTALL)[1]
+    titles = " ".join(re.findall(r"^\.It Li (.*)$", written, re.MULTILINE)).replace(",", " ").split()
+    assert sorted(titles) == sorted(named)
+
+
 # ---- installing
 
 def installed():
