@@ -845,6 +845,7 @@ static enum step session_tell_opened(struct session *session)
 		return session_set_deadline_at(session, session->handover_deadline_ms);
 	}
 	session->wants_verdict = false;
+	session->is_resetting = sent > 0;
 	if (sent == (ssize_t)strlen(REPLY_OPENED))
 		return STEP_NEXT;
 	return session_over(session, SESSION_CLIENT_RESET);
@@ -1080,7 +1081,9 @@ static void session_close_manner(struct session *session, enum session_reason re
 {
 	if (reason == SESSION_IDLE_TIMEOUT && session->up.held_bytes == 0 && session->down.held_bytes == 0)
 		return;
-	if (session->state == SESSION_RELAY && reason != SESSION_DONE) {
+	if (session->state == SESSION_HANDOVER && session->is_resetting && reason != SESSION_HANDED_OVER) {
+		socket_reset_on_close(session->client.fd);
+	} else if (session->state == SESSION_RELAY && reason != SESSION_DONE) {
 		/* Also the one that counts as lost: perhaps it was only the system that could not read from it. */
 		socket_reset_on_close(session->backend.fd);
 		socket_reset_on_close(session->client.fd);

@@ -91,8 +91,9 @@ struct session {
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;
 	uint64_t is_detached : 1; /* HANDOVER: the client is in blocking mode and out of epoll for good */
-	uint64_t
-		is_resetting : 1; /* RELAY: the service was reset, the client's last bytes are on their way */
+	/* RELAY: the service was reset, the client's last bytes are on their way. HANDOVER: the client was told "+", or a
+	 * part of it, and must not see a clean end before it is another's. */
+	uint64_t is_resetting : 1;
 	uint64_t retry_shift : 3; /* HANDOVER, is_resetting: how often it was waited, for the next wait */
 	uint64_t has_turn : 1;    /* service->turn is this session's */
 	uint64_t

@@ -166,10 +166,8 @@ def listed_then_opened(world, is_strict, error):
         raise Violation(f"lists, then echo: {got[-60:]!r}, then {how}")
 
 
-def handed_over(world, is_strict, error):
-    for line, name in (("hand", ".one"), ("hand", ".one"), ("lasting", ".lasting"), ("lasting", ".lasting"),
-                       ("lasting", ".lasting"), ("knock", ".knock")):
-        relay(world, is_strict, error, line, name, SMALL)
+def handed_over_after_a_verdict(world, is_strict, error):
+    """Who was told "+" must not see a clean end instead of the service."""
     client = world.connect()
     got, how = pump(client, b".kaiso/open hand\n" + SMALL)
     client.close()
@@ -177,6 +175,12 @@ def handed_over(world, is_strict, error):
     judge_service(calls, SMALL, "open hand", is_strict, True)
     if not got.startswith(b"-") or calls or is_strict:
         judge_client(got, how, b"+\r\n" + SMALL, "open hand", is_strict, calls)
+
+
+def handed_over(world, is_strict, error):
+    for line, name in (("hand", ".one"), ("hand", ".one"), ("lasting", ".lasting"), ("lasting", ".lasting"),
+                       ("lasting", ".lasting"), ("knock", ".knock")):
+        relay(world, is_strict, error, line, name, SMALL)
     world.calls("door")
 
 
@@ -261,8 +265,8 @@ def peers_are_checked(world, is_strict, error):
 
 
 RUNTIME = (relay_unix, relay_tcp, relay_small, relay_from_unix, relay_by_file, relay_by_name, relay_again, download, upload,
-           opened, refused, listed, listed_in_detail, listed_then_opened, handed_over, client_breaks_off,
-           service_breaks_off, clients_that_vanish, descriptions_change, no_descriptors)
+           opened, refused, listed, listed_in_detail, listed_then_opened, handed_over_after_a_verdict, handed_over,
+           client_breaks_off, service_breaks_off, clients_that_vanish, descriptions_change, no_descriptors)
 SLOW = (peers_are_checked,)
 
 

@@ -191,10 +191,10 @@ static void client_pair(bool is_tcp, int ends[2])
 	name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	ends[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ENSURE(ends[1] >= 0);
-	/* Ports of connections that are over come back after a minute (TCP_TIMEWAIT_LEN). */
-	while (connect(ends[1], (struct sockaddr *)&name, sizeof(name)) != 0) {
-		ENSURE(errno == EADDRNOTAVAIL);
-		usleep(100000);
+	/* Ports of connections that are over come back after a minute; and the fuzzer's alarm may interrupt. */
+	while (connect(ends[1], (struct sockaddr *)&name, sizeof(name)) != 0 && errno != EISCONN) {
+		ENSURE(errno == EADDRNOTAVAIL || errno == EINTR || errno == EALREADY);
+		usleep(10000);
 	}
 	ends[0] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	ENSURE(ends[0] >= 0);

@@ -26,7 +26,7 @@ pytestmark = [
 
 # Those that pass the most places in the least time; the others add a few each.
 SCENARIOS = (scenarios.relay_unix, scenarios.relay_tcp, scenarios.relay_small, scenarios.relay_by_name, scenarios.listed,
-             scenarios.client_breaks_off, scenarios.service_breaks_off)
+             scenarios.handed_over_after_a_verdict, scenarios.client_breaks_off, scenarios.service_breaks_off)
 
 
 def one_in_turn(every=1):
