@@ -113,11 +113,18 @@ static void run_rounds(unsigned count)
 	}
 }
 
-static int listener_new(bool is_unix)
+/* On a port that the kernel chooses. One address after the other: of a single one, the ports of connections
+ * that are over would run out, as each comes back after a minute alone. */
+static int listener_new(void)
 {
-	int fd = socket(is_unix ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	static uint32_t count;
+	struct sockaddr_in name = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	ENSURE(fd >= 0 && listen(fd, 4) == 0); /* on a port, or a name, that the kernel chooses */
+	ENSURE(fd >= 0);
+	name.sin_addr.s_addr = htonl(INADDR_LOOPBACK + (count++ & 0xffff));
+	ENSURE(bind(fd, (struct sockaddr *)&name, sizeof(name)) == 0);
+	ENSURE(listen(fd, 4) == 0);
 	return fd;
 }
 
@@ -135,7 +142,7 @@ static void offer_listener(bool is_unix)
 		       bind(listener, (const struct sockaddr *)&any, sizeof(sa_family_t)) == 0 &&
 		       listen(listener, 4) == 0);
 	} else {
-		listener = listener_new(false);
+		listener = listener_new();
 	}
 	if (receiver_offer_take(&test.receiver, listener, &end) == 1)
 		test.queues[test.queue_count++] = end;
@@ -186,14 +193,13 @@ static void client_pair(bool is_tcp, int ends[2])
 		ENSURE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
 		return;
 	}
-	listener = listener_new(false);
+	listener = listener_new();
 	ENSURE(getsockname(listener, (struct sockaddr *)&name, &length) == 0);
-	name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	ends[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ENSURE(ends[1] >= 0);
-	/* Ports of connections that are over come back after a minute; and the fuzzer's alarm may interrupt. */
+	/* The fuzzer's alarm may interrupt. */
 	while (connect(ends[1], (struct sockaddr *)&name, sizeof(name)) != 0 && errno != EISCONN) {
-		ENSURE(errno == EADDRNOTAVAIL || errno == EINTR || errno == EALREADY);
+		ENSURE(errno == EINTR || errno == EALREADY);
 		usleep(10000);
 	}
 	ends[0] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -214,7 +220,7 @@ static int junk(unsigned kind)
 	case 3:
 		return epoll_create1(EPOLL_CLOEXEC);
 	case 4:
-		return listener_new(false);
+		return listener_new();
 	default:
 		return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	}
