@@ -157,7 +157,7 @@ struct lister {
 
 /* How many entries pass between two looks whether anybody still waits. */
 #define CANCEL_INTERVAL 4096
-#define LISTER_NICE 10 /* of the thread: sessions go first */
+#define LISTER_NICE 19 /* of the thread: sessions go first */
 
 /* A text being written: the lister_text itself, grown by doubling, so that it need not be copied when it
  * is finished. */
