@@ -27,7 +27,7 @@ NOT_OURS = (
     # glibc 2.36 crashes, or stops at an assertion, where getaddrinfo() finds no memory for its configuration.
     re.compile(r"(malloc|calloc|realloc)\(\) in libc\.so.* < add_name .*: it ended with -(6|11) "),
     # libmicrohttpd 0.9.75 ends the program (MHD_PANIC) where close() says that a descriptor of its own is none.
-    re.compile(r"EBADF .*: close\(\) in http_run .*ended with -6"),
+    re.compile(r"EBADF at .* of close\(\) in http_run .*(ended with -6|Connection refused)"),
     # libseccomp 2.5.4 crashes, or loads half a filter, which ends the program: at its start, with nobody served yet.
     re.compile(r"(calloc|realloc)\(\) in libseccomp\.so.* < sandbox_limit_calls .*: it ended with -(11|31) "),
 )
