@@ -233,7 +233,7 @@ static void assert_taken_is_taken(const char *holder, const char *expected)
 {
 	bool is_named = false;
 
-	for (int attempt = 0; attempt < 16 && !is_named; attempt++) {
+	for (int attempt = 0; attempt < 256 && !is_named; attempt++) {
 		struct listen_set taken = { 0 }, set = { 0 };
 		char word[16], reason[LISTEN_REASON_SIZE];
 		union addr addr;
