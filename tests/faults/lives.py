@@ -376,7 +376,7 @@ class UpgradeCampaign(Campaign):
         got, how = pump(idle, end=False, enough=5)
         if got != b"hello":
             raise Violation(f"before an upgrade: {got!r}, {how}")
-        time.sleep(0.01)
+        time.sleep(0.01)  # so that buffers are full, and half a line has come
         for bystander in world.bystanders:
             bystander.send()
         if is_recorded:
