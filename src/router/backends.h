@@ -8,8 +8,8 @@
  * up to BACKENDS_IDLE_MAX. Times are clock_now_ms()'s.
  *
  * Health is passive: a target that failed is left out for 1 s, twice as long each time that it fails again, up to
- * 60 s, all a little shorter by chance. When that time is over, one client whose first choice it would be tries it
- * (its trial); what comes of that decides for the others.
+ * 60 s, each pause up to an eighth shorter by chance. When that time is over, one client whose first choice it would
+ * be tries it (its trial); what comes of that decides for the others.
  */
 #ifndef KAISO_ROUTER_BACKENDS_H
 #define KAISO_ROUTER_BACKENDS_H
@@ -51,8 +51,8 @@ void backends_deinit(struct backends *backends);
 struct backend *backends_get(struct backends *backends, const char *target, size_t length);
 struct backend_group *backends_group(struct backends *backends, const char *path, size_t length);
 
-/* Gives a reference back; NULL is allowed. Sessions and trials of it may outlive the reference only if they hold
- * another, or if all that is left to do is to end the session. */
+/* Gives a reference back; NULL is allowed. Whoever has none any more may still end the sessions that it began, and do
+ * nothing else; a trial is over with the last reference. */
 void backend_unref(struct backend *backend);
 void backends_group_unref(struct backend_group *group);
 
@@ -63,9 +63,9 @@ void backends_group_unref(struct backend_group *group);
  *   BALANCE_LEAST_SESSIONS  fewest sessions first; those that have equally few take turns
  * Those that are left out come last, the one first that may be tried again soonest.
  *
- * client is any address that tells the new client from others at the same time; it is only compared. When order[0] is
- * a target's trial, that target is returned, else NULL: until the client says by one of the functions below what came
- * of it, the target stays left out for all others.
+ * client is any address but NULL that tells the new client from others at the same time; it is only compared. When the
+ * client is the trial of order[0], that target is returned, else NULL: until the client says by one of the functions
+ * below what came of it, the target stays left out for all others.
  */
 struct backend *backends_order(struct backend_group *group, enum balance balance,
 			       struct backend *const targets[], size_t count, const void *client,
