@@ -18,11 +18,10 @@
 #include "net/addr.h"
 #include "net/loop.h"
 #include "net/resolve.h"
+#include "net/srv_records.h"
 
-#define SRV_TARGETS_MAX 128 /* of an answer; those with the lowest priority numbers */
 #define SRV_ADDRESSES_MAX 8 /* of a target */
 #define SRV_NAMES_MAX 256   /* that a cache keeps answers for; the one that was asked for longest ago goes */
-#define SRV_NAME_SIZE 256   /* of a name of DNS as text, with its end (RFC 1035, section 2.3.4) */
 
 struct srv_target {
 	const char *host; /* terminated; without a dot at its end */

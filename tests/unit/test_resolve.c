@@ -175,10 +175,11 @@ struct asker {
 
 static unsigned answers_missing;
 
-static void asker_on_done(void *context, int error, const union addr *addresses, size_t count)
+static void asker_on_done(void *context, int error, const union addr *addresses, size_t count, uint32_t ttl_s)
 {
 	struct asker *asker = context;
 
+	(void)ttl_s;
 	assert_int_equal(asker->error, PENDING);
 	assert_true(count <= RESOLVE_ADDRESSES_MAX);
 	assert_true(count > 0 ? error == 0 : error < 0);
@@ -237,7 +238,7 @@ static int begin(void **state)
 	answers_missing = 0;
 	if (fixture_setup(state) != 0 || loop_init(&loop) != 0)
 		return -1;
-	resolver = resolver_new(&loop);
+	resolver = resolver_new(&loop, NULL);
 	server.watch.fd = -1;
 	if (has_own_network)
 		server_open();
@@ -344,11 +345,12 @@ static void test_an_answer_whose_resolver_goes(void **state)
 	assert_int_equal(asker.error, PENDING);
 }
 
-static void ask_again(void *context, int error, const union addr *addresses, size_t count)
+static void ask_again(void *context, int error, const union addr *addresses, size_t count, uint32_t ttl_s)
 {
 	(void)error;
 	(void)addresses;
 	(void)count;
+	(void)ttl_s;
 	ask(context, "localhost");
 }
 
@@ -415,11 +417,12 @@ static void test_many_queries_at_once(void **state)
 
 /* Whoever asks for the same while the answer is awaited: each is told, with its own port, and one that
  * is told may give up another. */
-static void on_done_cancel_next(void *context, int error, const union addr *addresses, size_t count)
+static void on_done_cancel_next(void *context, int error, const union addr *addresses, size_t count,
+				uint32_t ttl_s)
 {
 	struct asker *asker = context;
 
-	asker_on_done(context, error, addresses, count);
+	asker_on_done(context, error, addresses, count, ttl_s);
 	resolve_cancel(asker[1].query);
 }
 
