@@ -11,6 +11,7 @@
 #include "net/srv.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -20,7 +21,7 @@
 #include "base/macros.h"
 #include "base/sandbox.h"
 #include "net/srv_lookup.h"
-#include "net/srv_notes.h"
+#include "net/srv_shared.h"
 
 SANDBOX_CALLS("getrandom");
 
@@ -45,6 +46,7 @@ struct srv_cache {
 struct cached {
 	struct list link;
 	struct srv_cache *cache;
+	struct srv_shared *shared;
 	struct srv_answer *answer; /* the last good one, or NULL */
 	uint64_t fresh_until_ms;   /* the answer is, or the error where it is not 0 */
 	uint64_t refresh_ms;       /* when to look it up again */
@@ -77,7 +79,7 @@ void srv_answer_ref(struct srv_answer *answer)
 
 void srv_answer_unref(struct srv_answer *answer)
 {
-	if (answer && --answer->references == 0)
+	if (answer && atomic_fetch_sub(&answer->references, 1) == 1)
 		free(answer);
 }
 
@@ -225,10 +227,10 @@ static void cached_note_away(struct cached *cached, bool is_away)
 	if (is_away == cached->is_away)
 		return;
 	cached->is_away = is_away;
-	if (is_away && srv_note_begin(SRV_NOTE_AWAY, cached->name))
+	if (is_away && srv_shared_note_begin(cached->shared, SRV_NOTE_AWAY))
 		cached_log(cached, LOG_LEVEL_WARNING,
 			   "service name cannot be looked up; its last answer goes on", cached->error);
-	if (!is_away && srv_note_end(SRV_NOTE_AWAY, cached->name))
+	if (!is_away && srv_shared_note_end(cached->shared, SRV_NOTE_AWAY))
 		cached_log(cached, LOG_LEVEL_INFO, "service name can be looked up again", 0);
 }
 
@@ -237,11 +239,11 @@ static void cached_note_cut(struct cached *cached, bool is_cut)
 	if (is_cut == cached->is_cut)
 		return;
 	cached->is_cut = is_cut;
-	if (is_cut && srv_note_begin(SRV_NOTE_CUT, cached->name))
+	if (is_cut && srv_shared_note_begin(cached->shared, SRV_NOTE_CUT))
 		cached_log(cached, LOG_LEVEL_WARNING,
 			   "service name has too many targets; the last ones are left out", 0);
 	if (!is_cut)
-		srv_note_end(SRV_NOTE_CUT, cached->name);
+		srv_shared_note_end(cached->shared, SRV_NOTE_CUT);
 }
 
 /* ---- names ------------------------------------------------------------------------------------------- */
@@ -255,9 +257,10 @@ static void cached_free(struct cached *cached)
 	if (cached->lookup)
 		srv_lookup_abandon(cached->lookup);
 	if (cached->is_away)
-		srv_note_end(SRV_NOTE_AWAY, cached->name);
+		srv_shared_note_end(cached->shared, SRV_NOTE_AWAY);
 	if (cached->is_cut)
-		srv_note_end(SRV_NOTE_CUT, cached->name);
+		srv_shared_note_end(cached->shared, SRV_NOTE_CUT);
+	srv_shared_put(cached->shared);
 	srv_answer_unref(cached->answer);
 	free(cached);
 }
@@ -285,6 +288,11 @@ static struct cached *cached_new(struct srv_cache *cache, const char *name)
 
 	if (!cached)
 		return NULL;
+	cached->shared = srv_shared_get(name);
+	if (!cached->shared) {
+		free(cached);
+		return NULL;
+	}
 	cache_make_room(cache);
 	cached->cache = cache;
 	cached->timer.on_expire = cached_on_timer;
@@ -321,8 +329,20 @@ static void cached_set_timer(struct cached *cached, uint64_t at_ms)
 	loop_timer_set(cached->cache->place.loop, &cached->timer, at_ms);
 }
 
+/* Another thread may have asked later than this one. */
+static void cached_take_shared(struct cached *cached)
+{
+	struct srv_answer *answer = srv_shared_answer(cached->shared);
+
+	if (!answer)
+		return;
+	srv_answer_unref(cached->answer);
+	cached->answer = answer;
+}
+
 static void cached_look_up(struct cached *cached)
 {
+	cached_take_shared(cached);
 	cached->begun_ms = clock_now_ms();
 	loop_timer_cancel(cached->cache->place.loop, &cached->timer);
 	cached->lookup = srv_lookup_start(&cached->cache->place, cached->name, cached->answer,
@@ -335,6 +355,7 @@ static void cached_take_answer(struct cached *cached, const struct srv_outcome *
 {
 	srv_answer_unref(cached->answer);
 	cached->answer = outcome->answer;
+	srv_shared_set_answer(cached->shared, outcome->answer);
 	cached->fresh_until_ms = now_ms + outcome->keep_ms;
 	cached->refresh_ms = now_ms + outcome->keep_ms / 4 * 3;
 	if (outcome->keep_ms > 0)
@@ -344,6 +365,7 @@ static void cached_take_answer(struct cached *cached, const struct srv_outcome *
 static void cached_take_refusal(struct cached *cached, uint64_t now_ms)
 {
 	srv_answer_unref(STEAL_PTR(cached->answer));
+	srv_shared_set_answer(cached->shared, NULL);
 	cached->fresh_until_ms = cached->refresh_ms = now_ms + REFUSAL_MS;
 }
 

@@ -1,6 +1,7 @@
 /*
  * What DNS has for the service name of a `srv:` target (SRV records, RFC 2782): hosts, ports, priorities and weights,
- * with the hosts' addresses. One cache a loop, beside its resolver. Not thread safe: an answer too is its thread's.
+ * with the hosts' addresses. One cache a loop, beside its resolver. Not thread safe, save for answers; but caches share
+ * the last good answer and what the log is told, whatever their threads.
  *
  * An answer is kept as long as its records say (their TTL and that of the addresses), at least 1 s and at most 1 h, and
  * asked for again before that while it is in use. One with a TTL of 0 is for those alone who wait for it. While DNS is
@@ -32,9 +33,9 @@ struct srv_target {
 	const union addr *addresses; /* with the port; in the order in which to try them (RFC 6724) */
 };
 
-/* Immutable, with references. */
+/* Immutable, with references, which any thread may take and give. */
 struct srv_answer {
-	unsigned references;
+	_Atomic unsigned references;
 	uint64_t expires_ms; /* of clock_now_ms(): at least 1 s after it came, at most 1 h */
 	size_t count;        /* 1 to SRV_TARGETS_MAX */
 	const struct srv_target

@@ -487,6 +487,57 @@ static void test_no_name_server(void **state)
 	assert_answers("one.test", "192.0.2.100:4321");
 }
 
+/* In place, as whoever writes it does: the file covers that of the system. */
+static void resolv_conf_write(const char *text)
+{
+	FILE *file = fopen("/etc/resolv.conf", "we");
+
+	assert_non_null(file);
+	assert_true(fputs(text, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+/* Noticed at the next question, at most a second later; a query under way ends on the old channel. */
+static void test_resolv_conf_changes(void **state)
+{
+	struct asker silent;
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	assert_answers("one.test", "192.0.2.100:4321");
+	ask(&silent, "silent.test");
+	resolv_conf_write("nameserver 127.0.0.2\nnameserver 127.0.0.1\n");
+	run_for(100);
+	resolv_conf_write("nameserver 127.0.0.2\n"); /* nobody is there */
+	run_for(1000);
+	assert_int_equal(silent.error, -ETIMEDOUT);
+	ask(&silent, "one.test");
+	run();
+	assert_true(silent.error == -EHOSTUNREACH || silent.error == -ETIMEDOUT);
+	resolv_conf_write("nameserver 127.0.0.1\n");
+	run_for(1000);
+	assert_answers("one.test", "192.0.2.100:4321");
+}
+
+/* Then the file does not matter. */
+static void test_servers_that_are_given(void **state)
+{
+	struct dns_servers given = { .count = 1 };
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	resolv_conf_write("nameserver 127.0.0.2\n");
+	assert_int_equal(addr_parse_numeric("127.0.0.1", strlen("127.0.0.1"), DNS_PORT, &given.addresses[0]),
+			 0);
+	resolver_free(resolver);
+	resolver = resolver_new(&loop, &given);
+	assert_answers("one.test", "192.0.2.100:4321");
+	resolv_conf_write("nameserver 127.0.0.1\n");
+	resolver_free(STEAL_PTR(resolver)); /* it has borrowed them */
+}
+
 static void test_queries_that_are_cancelled(void **state)
 {
 	struct asker answered, silent, other;
@@ -604,6 +655,8 @@ int main(void)
 		RESOLVE_TEST(test_queries_for_the_same_host),
 		RESOLVE_TEST(test_a_silent_name_server_is_not_flooded),
 		RESOLVE_TEST(test_no_name_server),
+		RESOLVE_TEST(test_resolv_conf_changes),
+		RESOLVE_TEST(test_servers_that_are_given),
 		RESOLVE_TEST(test_queries_that_are_cancelled),
 		RESOLVE_TEST(test_queries_whose_resolver_goes),
 		RESOLVE_TEST(test_no_resolver_is_freed_harmlessly),

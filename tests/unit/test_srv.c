@@ -668,6 +668,30 @@ static void test_nobody_is_there(void **state)
 	assert_int_equal(asker.error, -EHOSTUNREACH);
 }
 
+/* Another thread has asked for the name, this one has not: it is not without an answer either. */
+static void test_caches_share_the_last_answer(void **state)
+{
+	struct srv_cache *first = cache;
+
+	(void)state;
+	ask();
+	cache = srv_cache_new(&loop, resolver);
+	zone.rcode = DNS_SERVFAIL;
+	ask();
+	assert_answer(ONE);
+	/* What one of them learns, the other has when it cannot learn it. */
+	zone.rcode = 0;
+	zone_set_one("h2.test", 82);
+	advance(101000);
+	ask();
+	assert_answer(TWO);
+	zone.rcode = DNS_SERVFAIL;
+	srv_cache_free(cache);
+	cache = first;
+	ask();
+	assert_answer(TWO);
+}
+
 /* ---- hosts ---------------------------------------------------------------------------------------------- */
 
 static void test_host_is_absent(void **state)
@@ -1008,6 +1032,7 @@ int main(void)
 		SRV_TEST(test_silence_without_an_earlier_answer),
 		SRV_TEST(test_failure_without_an_earlier_answer),
 		SRV_TEST(test_nobody_is_there),
+		SRV_TEST(test_caches_share_the_last_answer),
 		SRV_TEST(test_host_is_absent),
 		SRV_TEST(test_host_is_silent),
 		SRV_TEST(test_many_targets),
