@@ -23,8 +23,7 @@ struct dns_servers {
 	union addr addresses[DNS_SERVERS_MAX];
 };
 
-/* What is asked: addresses, as the system is set up for it; or records, by what can carry large answers (EDNS) and
- * asks anew sooner. */
+/* What is asked: addresses, or records, by what can carry large answers (EDNS). */
 enum dns_kind { DNS_ADDRESSES, DNS_RECORDS };
 
 struct dns;

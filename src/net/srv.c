@@ -26,8 +26,8 @@
 SANDBOX_CALLS("getrandom");
 
 #define STALE_WAIT_MS 1000
-#define REFUSAL_MS 3000 /* for how long there is no such service */
-#define FAILURE_MS 1000 /* for how long a failure holds where there is no earlier answer (RFC 9520) */
+#define NONE_MS \
+	1000 /* for how long there is no such service, or DNS has failed with no earlier answer (RFC 9520) */
 #define RETRY_MIN_MS 1000
 #define RETRY_MAX_MS 30000
 #define FAILING_MS \
@@ -366,7 +366,7 @@ static void cached_take_refusal(struct cached *cached, uint64_t now_ms)
 {
 	srv_answer_unref(STEAL_PTR(cached->answer));
 	srv_shared_set_answer(cached->shared, NULL);
-	cached->fresh_until_ms = cached->refresh_ms = now_ms + REFUSAL_MS;
+	cached->fresh_until_ms = cached->refresh_ms = now_ms + NONE_MS;
 }
 
 static void cached_take_failure(struct cached *cached, uint64_t now_ms)
@@ -379,7 +379,7 @@ static void cached_take_failure(struct cached *cached, uint64_t now_ms)
 		cached->refresh_ms = now_ms + MIN(pause_ms, (uint64_t)RETRY_MAX_MS);
 		cached_set_timer(cached, cached->refresh_ms);
 	} else {
-		cached->fresh_until_ms = cached->refresh_ms = now_ms + FAILURE_MS;
+		cached->fresh_until_ms = cached->refresh_ms = now_ms + NONE_MS;
 	}
 }
 

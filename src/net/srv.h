@@ -6,7 +6,7 @@
  * An answer is kept as long as its records say (their TTL and that of the addresses), at least 1 s and at most 1 h, and
  * asked for again before that while it is in use. One with a TTL of 0 is for those alone who wait for it. While DNS is
  * away the last good answer goes on (as in RFC 8767), which the log says once, as it says the end of it. That there is
- * no such service is an answer too, kept for a few seconds.
+ * no such service is an answer too, kept for a second.
  */
 #ifndef KAISO_NET_SRV_H
 #define KAISO_NET_SRV_H
