@@ -223,7 +223,8 @@ def test_server_talks_nonsense(new_router, new_name_server, targets):
         for client in clients:
             client.expect_closed()
         router.describe("other", f"127.0.0.1:{targets[0]}\n")
-        assert router.open("other").receive_all() == b"one"
+        with router.open("other") as client:
+            assert client.receive_all() == b"one"
         stop_at_once(router)
         is_over.set()
         thread.join()
