@@ -208,6 +208,8 @@ static void check_description_text(struct check *check, const struct listing_ent
 		break;
 	case DESCRIPTION_TCP:
 	case DESCRIPTION_KAISO:
+	case DESCRIPTION_MOUNT:
+	case DESCRIPTION_SRV:
 		break;
 	}
 }

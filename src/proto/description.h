@@ -2,15 +2,14 @@
  * Service descriptions: the small files in a services directory (the protocol,
  * "Service descriptions").
  *
- * The first line is a target. Mounts, "srv:" and option lines have their
- * place here (enum description_kind, description_parse_option()) and are
- * refused as invalid with a reason that says so. Blanks are spaces and tabs.
+ * The first line is a target; those after it are options (proto/options.h). Blanks are spaces and tabs.
  *
  * Pure text, no allocation: the results point into the caller's bytes.
  */
 #ifndef KAISO_PROTO_DESCRIPTION_H
 #define KAISO_PROTO_DESCRIPTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +20,8 @@ enum description_kind {
 	DESCRIPTION_KAISO,  /* HOST:PORT SERVICE */
 	DESCRIPTION_UNIX,   /* SOCKET */
 	DESCRIPTION_PASSFD, /* SOCKET passfd, SOCKET passfd:PORT */
+	DESCRIPTION_MOUNT,  /* HOST:PORT SERVICE/, HOST:PORT /, srv:NAME SERVICE/, srv:NAME / */
+	DESCRIPTION_SRV,    /* srv:NAME, srv:NAME SERVICE */
 };
 
 /* Text inside the parsed bytes; not terminated. */
@@ -31,12 +32,16 @@ struct description_text {
 
 struct description {
 	enum description_kind kind;
-	struct description_text target;  /* the whole first line without trailing blanks, for logs */
-	struct description_text host;    /* TCP, KAISO: a name or an address, IPv6 without its brackets */
-	uint16_t port;                   /* TCP, KAISO: 1 to 65535 */
-	struct description_text service; /* KAISO: the path to ask for */
+	bool is_srv;                    /* SRV, MOUNT: host is a name that SRV is asked for */
+	struct description_text target; /* the whole first line without trailing blanks, for logs */
+	struct description_text
+		host;  /* TCP, KAISO, MOUNT, SRV: a name or an address, IPv6 without its brackets */
+	uint16_t port; /* TCP, KAISO, MOUNT: 1 to 65535; 0 where is_srv */
+	struct description_text
+		service; /* KAISO, SRV: the path to ask for; MOUNT: what goes before it, without the '/' */
 	struct description_text socket;  /* UNIX, PASSFD: relative to the services directory, or absolute */
 	uint16_t knock_port;             /* PASSFD: 1 to 65535, 0 for none */
+	struct description_text options; /* the lines behind the first; options_begin(options, 2) */
 };
 
 /* Why a description is invalid: the line (from 1; 0 when it is the file as a whole) and a reason. */
@@ -51,7 +56,12 @@ struct description_error {
 int description_parse(const char *bytes, size_t length, struct description *description,
 		      struct description_error *error);
 
-/* "tcp", "kaiso", "unix", "passfd": the word that detailed lists use. Static. */
+/* One target, such as that of a backend option in that line of its file. Blanks behind it do no harm, and no control
+ * byte may be in it. As description_parse(). */
+int description_parse_target(struct description_text target, unsigned line, struct description *description,
+			     struct description_error *error);
+
+/* "tcp", "kaiso", "unix", "passfd", "mount", "srv": the word that detailed lists use. Static. */
 const char *description_kind_name(enum description_kind kind);
 
 #endif

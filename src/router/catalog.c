@@ -280,6 +280,10 @@ static enum service_kind service_kind_of(enum description_kind kind)
 		return SERVICE_UNIX;
 	case DESCRIPTION_PASSFD:
 		return SERVICE_PASSFD;
+	case DESCRIPTION_MOUNT:
+		return SERVICE_MOUNT;
+	case DESCRIPTION_SRV:
+		return SERVICE_SRV;
 	}
 	return SERVICE_UNKNOWN;
 }
@@ -298,6 +302,10 @@ const char *service_kind_name(enum service_kind kind)
 		return description_kind_name(DESCRIPTION_KAISO);
 	case SERVICE_PASSFD:
 		return description_kind_name(DESCRIPTION_PASSFD);
+	case SERVICE_MOUNT:
+		return description_kind_name(DESCRIPTION_MOUNT);
+	case SERVICE_SRV:
+		return description_kind_name(DESCRIPTION_SRV);
 	}
 	return NULL;
 }

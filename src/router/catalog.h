@@ -32,6 +32,8 @@ enum service_kind {
 	SERVICE_TCP,     /* HOST:PORT */
 	SERVICE_KAISO,   /* HOST:PORT SERVICE */
 	SERVICE_PASSFD,  /* SOCKET passfd, SOCKET passfd:PORT */
+	SERVICE_MOUNT,   /* HOST:PORT SERVICE/ */
+	SERVICE_SRV,     /* srv:NAME, srv:NAME SERVICE */
 };
 
 /* What tells whether a description's file is still the one that was read. */

@@ -40,7 +40,8 @@ struct policy {
 	size_t backend_count;
 	const struct access_rule *rules; /* allow and deny, each from the nearest file that names it */
 	size_t rule_count;
-	const char *sources[OPTION_COUNT]; /* of a named key: the path of the file that named it, for `kaiso check -v` */
+	const char *sources
+		[OPTION_COUNT]; /* of a named key: the path of the file that named it, for `kaiso check -v` */
 };
 
 static inline bool policy_names(const struct policy *policy, enum option_key key)

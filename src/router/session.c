@@ -530,6 +530,8 @@ static enum step on_lookup(struct session *session, const struct request *reques
 	case SERVICE_KAISO:
 		return session_dial_host(session, session_connect_deadline(session));
 	case SERVICE_PASSFD:
+	case SERVICE_MOUNT:
+	case SERVICE_SRV:
 	case SERVICE_UNKNOWN:
 		break;
 	}
@@ -1610,6 +1612,8 @@ static void session_restore_dial(struct session *session, uint64_t deadline_ms)
 		session->handover_deadline_ms = deadline_ms;
 		session_enter(session, SESSION_HANDOVER);
 		break;
+	case SERVICE_MOUNT:
+	case SERVICE_SRV:
 	case SERVICE_UNKNOWN:
 		break;
 	}

@@ -54,7 +54,8 @@ static void check_network(const struct description *description)
 	/* Only an address that stood in brackets holds a colon. */
 	if (memchr(host.start, ':', host.length))
 		ENSURE(host.start[-1] == '[' && host.start[host.length] == ']');
-	ENSURE(description->port >= 1 && description->knock_port == 0 && description->socket.length == 0);
+	ENSURE((description->port == 0) == description->is_srv);
+	ENSURE(description->knock_port == 0 && description->socket.length == 0);
 }
 
 static void check_kind(const struct description *description)
@@ -67,6 +68,16 @@ static void check_kind(const struct description *description)
 	case DESCRIPTION_KAISO:
 		check_network(description);
 		ENSURE(path_check(description->service.start, description->service.length) == PATH_OK);
+		return;
+	case DESCRIPTION_MOUNT:
+		check_network(description);
+		ENSURE(description->service.start[description->service.length] == '/');
+		ENSURE(description->service.length == 0 ||
+		       path_check(description->service.start, description->service.length) == PATH_OK);
+		return;
+	case DESCRIPTION_SRV:
+		check_network(description);
+		ENSURE(description->is_srv);
 		return;
 	case DESCRIPTION_UNIX:
 		check_socket(description);
@@ -115,6 +126,8 @@ static void check_valid(const struct description *description, const char *bytes
 	check_inside(description->host, bytes, length);
 	check_inside(description->service, bytes, length);
 	check_inside(description->socket, bytes, length);
+	ENSURE(description->options.start >= bytes &&
+	       description->options.start + description->options.length == bytes + length);
 	ENSURE(!is_blank_ended(description->target));
 	check_kind(description);
 	check_again(description, "");

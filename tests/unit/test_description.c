@@ -41,6 +41,17 @@ static const struct valid_case valid_cases[] = {
 	{ "srv:80 foo", DESCRIPTION_KAISO, "srv", 80, "foo" },
 	{ "host:1 caf\xc3\xa9", DESCRIPTION_KAISO, "host", 1, "caf\xc3\xa9" },
 
+	{ "host:80 /", DESCRIPTION_MOUNT, "host", 80, "" },
+	{ "host:80 dir/", DESCRIPTION_MOUNT, "host", 80, "dir" },
+	{ "[::1]:80  a b/c /", DESCRIPTION_MOUNT, "::1", 80, "a b/c " },
+	{ "srv:_kaiso._tcp.example /", DESCRIPTION_MOUNT, "_kaiso._tcp.example", 0, "" },
+	{ "srv:fleet a/", DESCRIPTION_MOUNT, "fleet", 0, "a" },
+
+	{ "srv:_http._tcp.example.org", DESCRIPTION_SRV, "_http._tcp.example.org", 0, "" },
+	{ "srv:_http._tcp.example.org.", DESCRIPTION_SRV, "_http._tcp.example.org.", 0, "" },
+	{ "srv:web.service.consul a/b c", DESCRIPTION_SRV, "web.service.consul", 0, "a/b c" },
+	{ "srv:80x", DESCRIPTION_SRV, "80x", 0, "" },
+
 	{ "sock", DESCRIPTION_UNIX, "sock", 0, "" },
 	{ "/run/x.sock", DESCRIPTION_UNIX, "/run/x.sock", 0, "" },
 	{ "/run/a:b", DESCRIPTION_UNIX, "/run/a:b", 0, "" },
@@ -86,7 +97,7 @@ static void assert_valid(const char *bytes, size_t length, const struct valid_ca
 	struct description description;
 	struct description_error error = { 77, "untouched" };
 	char *file = malloc(length + 1);
-	bool is_network = expected->kind == DESCRIPTION_TCP || expected->kind == DESCRIPTION_KAISO;
+	bool is_network = expected->kind != DESCRIPTION_UNIX && expected->kind != DESCRIPTION_PASSFD;
 
 	assert_non_null(file);
 	memcpy(file + 1, bytes, length);
@@ -98,6 +109,7 @@ static void assert_valid(const char *bytes, size_t length, const struct valid_ca
 	assert_text(description.target, expected->bytes);
 	assert_text(description.host, is_network ? expected->host : "");
 	assert_int_equal(description.port, is_network ? expected->port : 0);
+	assert_int_equal(description.is_srv, is_network && expected->port == 0);
 	assert_text(description.service, expected->service);
 	assert_text(description.socket, is_network ? "" : expected->host);
 	assert_int_equal(description.knock_port, is_network ? 0 : expected->port);
@@ -201,9 +213,9 @@ static const struct invalid_case invalid_cases[] = {
 	{ BYTES("[fe80::1%a/b]:80"), 1, "scope" },
 	{ BYTES("[fe80::1%a%b]:80"), 1, "scope" },
 
-	{ BYTES("host:80 /"), 1, "mounts" },
-	{ BYTES("host:80 dir/"), 1, "not supported by this version" },
-	{ BYTES("host:80 dir/ \r\n"), 1, "mounts" },
+	{ BYTES("host:80 dir//"), 1, "empty component" },
+	{ BYTES("host:80 //"), 1, "begins with a slash" },
+	{ BYTES("host:80 .hid/"), 1, "begins with a dot" },
 	{ BYTES("host:80 .hid"), 1, "begins with a dot" },
 	{ BYTES("host:80 a/../b"), 1, "begins with a dot" },
 	{ BYTES("host:80 .kaiso/version"), 1, "begins with a dot" },
@@ -211,9 +223,13 @@ static const struct invalid_case invalid_cases[] = {
 	{ BYTES("host:80 a//b"), 1, "empty component" },
 	{ BYTES("host:80 a\tb"), 1, "control byte" },
 
-	{ BYTES("srv:_http._tcp.example.org"), 1, "srv: targets are not supported by this version" },
-	{ BYTES("srv:example foo"), 1, "srv: targets are not supported by this version" },
-	{ BYTES("srv:80x"), 1, "srv: targets are not supported by this version" },
+	{ BYTES("srv:a b/../c"), 1, "begins with a dot" },
+	{ BYTES("srv:a..b"), 1, "empty part" },
+	{ BYTES("srv:.a"), 1, "empty part" },
+	{ BYTES("srv:a:80"), 1, "no name behind 'srv:'" },
+	{ BYTES("srv:a/b"), 1, "no name behind 'srv:'" },
+	{ BYTES("srv:aaaaaaaabbbbbbbbccccccccddddddddeeeeeeeeffffffffgggggggghhhhhhhh.x"), 1,
+	  "longer than 63 bytes" },
 	{ BYTES("srv:"), 1, "no port" },
 	{ BYTES("srv:65616"), 1, "port 65616" },
 
@@ -224,12 +240,16 @@ static const struct invalid_case invalid_cases[] = {
 	{ BYTES("./a:b passfd:80x"), 1, "port 80x is not a number" },
 	{ BYTES("a:b passfd"), 1, "port b is not a number" },
 
-	{ BYTES("host:80\nabout Something\n"), 2, "option lines are not supported by this version: about" },
-	{ BYTES("sock\r\n# fine\r\n\r\n\tmax-sessions 5\r\n"), 4, "max-sessions" },
-	{ BYTES("sock\nallow\x1b\xff\n"), 2, "allow??" },
+	{ BYTES("host:80\nabot Something\n"), 2, "no option is called abot" },
+	{ BYTES("sock\r\n# fine\r\n\r\n\tmax-sessions five\r\n"), 4, "max-sessions five: it is a number" },
+	{ BYTES("sock\nallow\x1b\xff\n"), 2, "control byte (0x1b)" },
 	{ BYTES("sock\n[more]\n"), 2, "[more]" },
 	{ BYTES("sock\na-key-that-goes-on-and-on-and-on-and-on-and-on x\n"), 2,
 	  "a-key-that-goes-on-and-on-and-on-and..." },
+	{ BYTES("sock\n\nbackend host:x\n"), 3, "port x is not a number" },
+	{ BYTES("sock\nbackend host:80 /\n"), 2, "a mount beside a target that is none" },
+	{ BYTES("host:1 /\nbackend other:1 /\nbackend other:1 a\n"), 3,
+	  "a mount beside a target that is none" },
 };
 
 static void assert_invalid(const char *bytes, size_t length, unsigned line, const char *reason)
@@ -341,6 +361,8 @@ static void kinds_have_the_words_of_detailed_lists(void **state)
 	assert_string_equal(description_kind_name(DESCRIPTION_KAISO), "kaiso");
 	assert_string_equal(description_kind_name(DESCRIPTION_UNIX), "unix");
 	assert_string_equal(description_kind_name(DESCRIPTION_PASSFD), "passfd");
+	assert_string_equal(description_kind_name(DESCRIPTION_MOUNT), "mount");
+	assert_string_equal(description_kind_name(DESCRIPTION_SRV), "srv");
 }
 
 int main(void)
