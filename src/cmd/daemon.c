@@ -16,6 +16,8 @@
 #include "base/fd.h"
 #include "base/macros.h"
 #include "cmd/cmd.h"
+#include "net/addr.h"
+#include "net/dns.h"
 #include "net/relay.h"
 #include "router/http.h"
 #include "router/server.h"
@@ -115,6 +117,34 @@ static int parse_on(const char *word, struct daemon_settings *settings, size_t o
 	return 0;
 }
 
+/* One more name server: "ADDR", "ADDR:PORT", "[ADDR]:PORT", or an IPv6 address alone. */
+static int parse_dns(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	struct dns_servers *servers = (struct dns_servers *)((char *)settings + offset);
+	const char *host = word;
+	size_t length = strlen(word);
+	uint16_t port = DNS_PORT;
+	union addr *server = &servers->addresses[servers->count];
+
+	if (servers->count == DNS_SERVERS_MAX)
+		return -E2BIG;
+	if (addr_parse_numeric(word, length, port, server) != 0) {
+		if (length > 2 && word[0] == '[' && word[length - 1] == ']') {
+			host = word + 1;
+			length -= 2;
+		} else if (addr_split(word, 1, &host, &length, &port) != 0) {
+			return -EINVAL;
+		}
+		if (addr_parse_numeric(host, length, port, server) != 0)
+			return -EINVAL;
+	}
+	/* c-ares knows no scopes. */
+	if (server->sa.sa_family == AF_INET6 && server->in6.sin6_scope_id != 0)
+		return -EINVAL;
+	servers->count++;
+	return 0;
+}
+
 struct option_entry {
 	int commands; /* enum daemon_command, or both */
 	const char *name;
@@ -176,6 +206,9 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "http", "ADDR:PORT", parse_text, AT(router.http),
 	  "an address and a port",
 	  "a status page, /status.json, /metrics for Prometheus and /healthz, for whoever can\nreach the address: best a loopback one (default: none)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "dns", "ADDR[:PORT]", parse_dns, AT(router.dns),
+	  "the address of a name server, perhaps with a port, at most eight times",
+	  "a name server to ask for names and for srv: targets, port 53 if none is given; several\ntimes: the next ones when it is silent (default: those of /etc/resolv.conf)" },
 	{ DAEMON_EXPOSE, "progress", NULL, parse_on, AT(router.has_progress), NULL,
 	  "below the log on a terminal: how many clients there are, and what they move; without a\nterminal the log is all there is, and in the background nothing is shown" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),

@@ -64,7 +64,7 @@ static int dial_start(struct dial *dial, const struct kaiso_address *address, st
 		return dial_loopback(dial, address->port);
 	if (addr_parse_numeric(address->host, strlen(address->host), address->port, &numeric) == 0)
 		return dial_start_addresses(dial, &numeric, 1);
-	*resolver = resolver_new(dial->loop);
+	*resolver = resolver_new(dial->loop, NULL);
 	return dial_start_host(dial, *resolver, address->host, address->port);
 }
 

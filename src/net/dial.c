@@ -281,10 +281,12 @@ int dial_start_addresses(struct dial *dial, const union addr *addresses, size_t 
 	return dial_begin(dial);
 }
 
-static void dial_on_resolved(void *context, int error, const union addr *addresses, size_t count)
+static void dial_on_resolved(void *context, int error, const union addr *addresses, size_t count,
+			     uint32_t ttl_s)
 {
 	struct dial *dial = context;
 
+	(void)ttl_s;
 	dial->query = NULL;
 	if (count == 0) {
 		dial_finish(dial, error);

@@ -1,7 +1,4 @@
 /*
- * c-ares tells which of its sockets want which events (ARES_OPT_SOCK_STATE_CB), and when it
- * wants to be called again (ares_timeout()). Both are carried over to the loop here.
- *
  * c-ares may answer inside ares_getaddrinfo() (a name in /etc/hosts, an error). So an
  * answer is only stored by its callback and delivered by a task of the loop:
  * callers never see their own callback before resolve_start() has returned.
@@ -12,31 +9,16 @@
  */
 #include "net/resolve.h"
 
-#include <ares.h>
 #include <netdb.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/list.h"
 #include "base/macros.h"
-#include "base/sandbox.h"
-
-SANDBOX_CALLS("connect", "getpeername", "getsockname", "ioctl", "recvfrom", "sendmmsg", "sendto",
-	      "setsockopt", "socket");
-
-/* One socket of c-ares; freed after the batch of events that saw it close. */
-struct resolver_socket {
-	struct loop_watch watch;
-	struct loop_task free_task;
-	struct resolver *resolver;
-	struct resolver_socket *next;
-};
 
 struct resolver {
 	struct loop *loop;
-	ares_channel channel;
-	struct loop_timer timer;
-	struct resolver_socket *sockets;
+	const struct dns_servers *servers;
+	struct dns *dns;
 	struct list lookups;  /* that are not answered yet */
 	struct list answered; /* but not told yet */
 };
@@ -45,9 +27,11 @@ struct resolver {
 struct lookup {
 	struct list link;
 	struct resolver *resolver;
+	struct dns_channel *channel; /* of an answer that is awaited */
 	struct loop_task deliver_task;
 	struct list queries;
 	int error;
+	uint32_t ttl_s;
 	size_t count;
 	union addr addresses[RESOLVE_ADDRESSES_MAX];
 	char host[];
@@ -60,116 +44,30 @@ struct resolve_query {
 	void *context;
 };
 
-/* Arms the timer for what c-ares wants to do next without an event. */
-static void resolver_update_timer(struct resolver *resolver)
-{
-	struct timeval wait;
-	uint64_t wait_ms;
-
-	if (!ares_timeout(resolver->channel, NULL, &wait)) {
-		loop_timer_cancel(resolver->loop, &resolver->timer);
-		return;
-	}
-	wait_ms = (uint64_t)wait.tv_sec * 1000 + (uint64_t)wait.tv_usec / 1000 + 1;
-	loop_timer_set(resolver->loop, &resolver->timer, clock_now_ms() + wait_ms);
-}
-
-static void resolver_on_timer(struct loop_timer *timer)
-{
-	struct resolver *resolver = CONTAINER_OF(timer, struct resolver, timer);
-
-	ares_process_fd(resolver->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-	resolver_update_timer(resolver);
-}
-
-static void resolver_on_socket(struct loop_watch *watch, uint32_t events)
-{
-	struct resolver *resolver = CONTAINER_OF(watch, struct resolver_socket, watch)->resolver;
-	bool is_readable = events & (EPOLLIN | EPOLLERR | EPOLLHUP);
-	bool is_writable = events & (EPOLLOUT | EPOLLERR | EPOLLHUP);
-
-	ares_process_fd(resolver->channel, is_readable ? watch->fd : ARES_SOCKET_BAD,
-			is_writable ? watch->fd : ARES_SOCKET_BAD);
-	resolver_update_timer(resolver);
-}
-
-static void socket_free(struct loop_task *task)
-{
-	free(CONTAINER_OF(task, struct resolver_socket, free_task));
-}
-
-static struct resolver_socket **resolver_find_socket(struct resolver *resolver, int fd)
-{
-	struct resolver_socket **link = &resolver->sockets;
-
-	while (*link && (*link)->watch.fd != fd)
-		link = &(*link)->next;
-	return link;
-}
-
-/* A socket that cannot be watched for want of memory is left to c-ares' own time limit. */
-static void resolver_on_socket_state(void *context, ares_socket_t fd, int is_reading, int is_writing)
-{
-	struct resolver *resolver = context;
-	struct resolver_socket **link = resolver_find_socket(resolver, fd);
-	struct resolver_socket *socket = *link;
-
-	if (!socket && (is_reading || is_writing)) {
-		socket = calloc(1, sizeof(*socket));
-		if (!socket)
-			return;
-		socket->watch = (struct loop_watch){ .on_events = resolver_on_socket, .fd = fd };
-		socket->free_task.run = socket_free;
-		socket->resolver = resolver;
-		*link = socket;
-	}
-	if (!socket)
-		return;
-	loop_watch(resolver->loop, &socket->watch,
-		   (is_reading ? EPOLLIN : 0u) | (is_writing ? EPOLLOUT : 0u));
-	if (!is_reading && !is_writing) {
-		*link = socket->next;
-		loop_defer(resolver->loop, &socket->free_task);
-	}
-}
-
-struct resolver *resolver_new(struct loop *loop)
+struct resolver *resolver_new(struct loop *loop, const struct dns_servers *servers)
 {
 	struct resolver *resolver = calloc(1, sizeof(*resolver));
-	struct ares_options options = { .sock_state_cb = resolver_on_socket_state,
-					.sock_state_cb_data = resolver };
 
 	if (!resolver)
 		return NULL;
 	resolver->loop = loop;
-	resolver->timer.on_expire = resolver_on_timer;
+	resolver->servers = servers;
 	list_init(&resolver->lookups);
 	list_init(&resolver->answered);
-	if (ares_init_options(&resolver->channel, &options, ARES_OPT_SOCK_STATE_CB) != ARES_SUCCESS) {
+	resolver->dns = dns_new(loop, servers, DNS_ADDRESSES);
+	if (!resolver->dns) {
 		free(resolver);
 		return NULL;
 	}
 	return resolver;
 }
 
-/* ---- queries -------------------------------------------------------------------------------------- */
-
-static int error_from_ares(int status)
+const struct dns_servers *resolver_servers(const struct resolver *resolver)
 {
-	switch (status) {
-	case ARES_SUCCESS:
-	case ARES_ENODATA:
-	case ARES_ENOTFOUND:
-	case ARES_EBADNAME:
-		return -ENOENT; /* success as well: without a usable address */
-	case ARES_ETIMEOUT:
-		return -ETIMEDOUT;
-	case ARES_ENOMEM:
-		return -ENOMEM;
-	default:
-		return -EHOSTUNREACH;
-	}
+	return resolver->servers;
 }
+
+/* ---- queries -------------------------------------------------------------------------------------- */
 
 static void addr_set_port(union addr *addr, uint16_t port)
 {
@@ -191,10 +89,22 @@ static void lookup_deliver(struct loop_task *task)
 		list_remove(&query->link);
 		for (size_t i = 0; i < lookup->count; i++)
 			addr_set_port(&lookup->addresses[i], query->port);
-		query->done(query->context, lookup->error, lookup->addresses, lookup->count);
+		query->done(query->context, lookup->error, lookup->addresses, lookup->count, lookup->ttl_s);
 		free(query);
 	}
 	free(lookup);
+}
+
+static void lookup_take_answer(struct lookup *lookup, const struct ares_addrinfo *answer)
+{
+	lookup->ttl_s = UINT32_MAX;
+	for (const struct ares_addrinfo_node *node = answer->nodes;
+	     node && lookup->count < RESOLVE_ADDRESSES_MAX; node = node->ai_next) {
+		addr_from_sockaddr(&lookup->addresses[lookup->count++], node->ai_addr, node->ai_addrlen);
+		lookup->ttl_s = MIN(lookup->ttl_s, (uint32_t)MAX(node->ai_ttl, 0));
+	}
+	for (const struct ares_addrinfo_cname *cname = answer->cnames; cname; cname = cname->next)
+		lookup->ttl_s = MIN(lookup->ttl_s, (uint32_t)MAX(cname->ttl, 0));
 }
 
 /* Those who ask from now on begin a look-up of their own. */
@@ -205,14 +115,12 @@ static void lookup_on_answer(void *context, int status, int timeouts, struct are
 	(void)timeouts;
 	list_remove(&lookup->link);
 	list_append(&lookup->resolver->answered, &lookup->link);
+	dns_query_end(lookup->channel);
 	if (answer) {
-		for (struct ares_addrinfo_node *node = answer->nodes;
-		     node && lookup->count < RESOLVE_ADDRESSES_MAX; node = node->ai_next)
-			addr_from_sockaddr(&lookup->addresses[lookup->count++], node->ai_addr,
-					   node->ai_addrlen);
+		lookup_take_answer(lookup, answer);
 		ares_freeaddrinfo(answer);
 	}
-	lookup->error = lookup->count ? 0 : error_from_ares(status);
+	lookup->error = lookup->count ? 0 : dns_error(status);
 	loop_defer(lookup->resolver->loop, &lookup->deliver_task);
 }
 
@@ -248,17 +156,21 @@ static void lookup_start(struct lookup *lookup)
 	static const struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC,
 							  .ai_socktype = SOCK_STREAM };
 	struct resolver *resolver = lookup->resolver;
+	struct dns_channel *channel;
+	ares_channel ares;
 
 	/* c-ares would ask the name server for a number first. */
 	if (addr_parse_numeric(lookup->host, strlen(lookup->host), 0, &lookup->addresses[0]) == 0) {
 		lookup->count = 1;
+		lookup->ttl_s = UINT32_MAX;
 		list_append(&resolver->answered, &lookup->link);
 		loop_defer(resolver->loop, &lookup->deliver_task);
 		return;
 	}
 	list_append(&resolver->lookups, &lookup->link);
-	ares_getaddrinfo(resolver->channel, lookup->host, NULL, &hints, lookup_on_answer, lookup);
-	resolver_update_timer(resolver);
+	channel = lookup->channel = dns_query_begin(resolver->dns, &ares);
+	ares_getaddrinfo(ares, lookup->host, NULL, &hints, lookup_on_answer, lookup);
+	dns_query_begun(channel);
 }
 
 struct resolve_query *resolve_start(struct resolver *resolver, const char *host, uint16_t port,
@@ -290,7 +202,7 @@ void resolver_free(struct resolver *resolver)
 {
 	if (!resolver)
 		return;
-	ares_destroy(resolver->channel); /* answers every look-up, closes every socket */
+	dns_free(resolver->dns); /* answers every look-up */
 	/* Nobody is told any more; the look-ups free themselves, as the loop runs out. */
 	while (!list_is_empty(&resolver->answered)) {
 		struct lookup *lookup = CONTAINER_OF(resolver->answered.next, struct lookup, link);
@@ -299,6 +211,5 @@ void resolver_free(struct resolver *resolver)
 		while (!list_is_empty(&lookup->queries))
 			resolve_cancel(CONTAINER_OF(lookup->queries.next, struct resolve_query, link));
 	}
-	loop_timer_cancel(resolver->loop, &resolver->timer);
 	free(resolver);
 }

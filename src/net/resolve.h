@@ -1,6 +1,6 @@
 /*
  * Host names to addresses without blocking the loop (c-ares; /etc/hosts and
- * /etc/resolv.conf as the system has them, order by RFC 6724).
+ * /etc/resolv.conf as the system has them, or with name servers that are given; order by RFC 6724).
  *
  * One resolver a loop, made when the first name is asked for. Not thread safe.
  */
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "net/addr.h"
+#include "net/dns.h"
 #include "net/loop.h"
 
 #define RESOLVE_ADDRESSES_MAX 16
@@ -20,12 +21,19 @@ struct resolve_query;
 
 /*
  * count addresses (1 to RESOLVE_ADDRESSES_MAX, valid during the call), or count 0 and a negative errno:
- * -ENOENT (no such name, or no address), -ETIMEDOUT, -EHOSTUNREACH (no name server answered), -ENOMEM.
+ * -ENOENT (no such name, or no address), -ETIMEDOUT, -EHOSTUNREACH (no name server answered), -EBADMSG (what it said
+ * makes no sense), -ENOMEM. ttl_s: for how many seconds the addresses hold; 0 where nothing says so (/etc/hosts), and
+ * UINT32_MAX for a numeric address.
  */
-typedef void (*resolve_done)(void *context, int error, const union addr *addresses, size_t count);
+typedef void (*resolve_done)(void *context, int error, const union addr *addresses, size_t count,
+			     uint32_t ttl_s);
 
-/* NULL when out of memory, or when c-ares cannot start. */
-struct resolver *resolver_new(struct loop *loop);
+/* servers: the name servers to ask, borrowed for as long; NULL, or none: those of the system. NULL when out of memory,
+ * or when c-ares cannot start. */
+struct resolver *resolver_new(struct loop *loop, const struct dns_servers *servers);
+
+/* Those that it was made with. */
+const struct dns_servers *resolver_servers(const struct resolver *resolver);
 
 /* Queries under way are dropped without a call. What is left of them is freed by loop_run_out(). */
 void resolver_free(struct resolver *resolver);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "net/dns.h"
 #include "net/relay.h"
 
 /* For `kaiso expose`: clients say nothing, each listener leads to one service of another kaiso. All
@@ -35,6 +36,7 @@ struct router_options {
 		*control; /* path of the control socket, or "none"; borrowed. NULL: control_default_path() */
 	const char
 		*http; /* where the status page is, as listen_set_add() takes it; borrowed. NULL: nowhere */
+	struct dns_servers dns; /* name servers to ask; none: those of the system */
 	uint64_t request_timeout_ms;
 	uint64_t connect_timeout_ms;
 	uint64_t idle_timeout_ms;

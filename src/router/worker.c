@@ -135,7 +135,7 @@ void worker_deinit(struct worker *worker)
 struct resolver *worker_resolver(struct worker *worker)
 {
 	if (!worker->resolver)
-		worker->resolver = resolver_new(&worker->loop);
+		worker->resolver = resolver_new(&worker->loop, &worker->shared->options->dns);
 	return worker->resolver;
 }
 

@@ -717,7 +717,7 @@ static void test_tcp_port_that_connects_to_itself(void **state)
 
 static void test_host_name(void **state)
 {
-	struct resolver *resolver = resolver_new(&loop);
+	struct resolver *resolver = resolver_new(&loop, NULL);
 	union addr addr;
 	int listener = tcp_port(&addr, 1), refusing;
 
@@ -753,7 +753,7 @@ static void test_host_name_without_a_resolver(void **state)
 
 static void test_host_name_whose_dial_is_cancelled(void **state)
 {
-	struct resolver *resolver = resolver_new(&loop);
+	struct resolver *resolver = resolver_new(&loop, NULL);
 	union addr addr;
 	int listener = tcp_port(&addr, 1);
 

@@ -175,10 +175,11 @@ struct asker {
 
 static unsigned answers_missing;
 
-static void asker_on_done(void *context, int error, const union addr *addresses, size_t count)
+static void asker_on_done(void *context, int error, const union addr *addresses, size_t count, uint32_t ttl_s)
 {
 	struct asker *asker = context;
 
+	(void)ttl_s;
 	assert_int_equal(asker->error, PENDING);
 	assert_true(count <= RESOLVE_ADDRESSES_MAX);
 	assert_true(count > 0 ? error == 0 : error < 0);
@@ -237,7 +238,7 @@ static int begin(void **state)
 	answers_missing = 0;
 	if (fixture_setup(state) != 0 || loop_init(&loop) != 0)
 		return -1;
-	resolver = resolver_new(&loop);
+	resolver = resolver_new(&loop, NULL);
 	server.watch.fd = -1;
 	if (has_own_network)
 		server_open();
@@ -344,11 +345,12 @@ static void test_an_answer_whose_resolver_goes(void **state)
 	assert_int_equal(asker.error, PENDING);
 }
 
-static void ask_again(void *context, int error, const union addr *addresses, size_t count)
+static void ask_again(void *context, int error, const union addr *addresses, size_t count, uint32_t ttl_s)
 {
 	(void)error;
 	(void)addresses;
 	(void)count;
+	(void)ttl_s;
 	ask(context, "localhost");
 }
 
@@ -415,11 +417,12 @@ static void test_many_queries_at_once(void **state)
 
 /* Whoever asks for the same while the answer is awaited: each is told, with its own port, and one that
  * is told may give up another. */
-static void on_done_cancel_next(void *context, int error, const union addr *addresses, size_t count)
+static void on_done_cancel_next(void *context, int error, const union addr *addresses, size_t count,
+				uint32_t ttl_s)
 {
 	struct asker *asker = context;
 
-	asker_on_done(context, error, addresses, count);
+	asker_on_done(context, error, addresses, count, ttl_s);
 	resolve_cancel(asker[1].query);
 }
 
@@ -482,6 +485,56 @@ static void test_no_name_server(void **state)
 	/* The same resolver finds one that has come back. */
 	server_open();
 	assert_answers("one.test", "192.0.2.100:4321");
+}
+
+/* In place, as whoever writes it does: the file covers that of the system. */
+static void resolv_conf_write(const char *text)
+{
+	FILE *file = fopen("/etc/resolv.conf", "we");
+
+	assert_non_null(file);
+	assert_true(fputs(text, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+/* Noticed at the next question, at most a second later; a query under way ends where it was asked. */
+static void test_resolv_conf_changes(void **state)
+{
+	struct asker silent, other;
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	assert_answers("one.test", "192.0.2.100:4321");
+	run_for(900);
+	ask(&silent, "silent.test");
+	resolv_conf_write("nameserver 127.0.0.2\n"); /* nobody is there */
+	run_for(110);
+	ask(&other, "one.test");
+	run();
+	assert_int_equal(silent.error, -ETIMEDOUT);
+	assert_true(other.error == -EHOSTUNREACH || other.error == -ETIMEDOUT);
+	resolv_conf_write("nameserver 127.0.0.1\n");
+	run_for(1000);
+	assert_answers("one.test", "192.0.2.100:4321");
+}
+
+/* Then the file does not matter. */
+static void test_servers_that_are_given(void **state)
+{
+	struct dns_servers given = { .count = 1 };
+
+	(void)state;
+	if (!has_own_network)
+		skip();
+	resolv_conf_write("nameserver 127.0.0.2\n");
+	assert_int_equal(addr_parse_numeric("127.0.0.1", strlen("127.0.0.1"), DNS_PORT, &given.addresses[0]),
+			 0);
+	resolver_free(resolver);
+	resolver = resolver_new(&loop, &given);
+	assert_answers("one.test", "192.0.2.100:4321");
+	resolv_conf_write("nameserver 127.0.0.1\n");
+	resolver_free(STEAL_PTR(resolver)); /* it has borrowed them */
 }
 
 static void test_queries_that_are_cancelled(void **state)
@@ -601,6 +654,8 @@ int main(void)
 		RESOLVE_TEST(test_queries_for_the_same_host),
 		RESOLVE_TEST(test_a_silent_name_server_is_not_flooded),
 		RESOLVE_TEST(test_no_name_server),
+		RESOLVE_TEST(test_resolv_conf_changes),
+		RESOLVE_TEST(test_servers_that_are_given),
 		RESOLVE_TEST(test_queries_that_are_cancelled),
 		RESOLVE_TEST(test_queries_whose_resolver_goes),
 		RESOLVE_TEST(test_no_resolver_is_freed_harmlessly),
