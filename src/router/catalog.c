@@ -795,8 +795,17 @@ static int look_find(struct look *look)
 {
 	const struct policy *directory = look->directory;
 
-	if (look->path[look->length - 1] == '/' || (look->known && look->known->kind == SERVICE_MOUNT))
+	if (look->path[look->length - 1] == '/')
 		return look_into_mount(look);
+	if (look->known && look->known->kind == SERVICE_MOUNT) {
+		int r = look_into_mount(look);
+
+		if (r != -ENOENT)
+			return r;
+		/* No longer: a directory may lie in the place of the file. */
+		look->file_length = look->length;
+		return look_without(look);
+	}
 	if (look->known && look->known->kind != SERVICE_SOCKET)
 		return look_is_current(look) ? look_found(look, look->known) : look_without(look);
 	/* Who may not, or where there is a choice, is not connected by way of looking. */

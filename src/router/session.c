@@ -663,6 +663,13 @@ static bool session_is_loop(const struct session *session, uint64_t service_hash
 	       chains_is_loop(chains, &ends, service_hash);
 }
 
+/* The file is whole. */
+static void session_wait_no_more(struct session *session)
+{
+	if (session->extra)
+		session->extra->patience_ms = 0;
+}
+
 /* A file that it depends on is being written: the client waits for the whole of it. */
 static enum step session_wait_for_file(struct session *session, const struct catalog_problem *problem)
 {
@@ -696,23 +703,26 @@ static enum step session_refuse_service(struct session *session, int error,
 	return session_refuse(session, session_reason_from_errno(error));
 }
 
-/* Counts the session for its service, where that has a limit. */
-static enum step session_join_service(struct session *session)
+/* Counts the session for its service, where that has a limit. SESSION_DONE, or why it may not go on. */
+static enum session_reason session_join_service(struct session *session)
 {
-	struct session_extra *extra = session_make_extra(session);
 	const struct service *service = session->service;
+	struct session_extra *extra;
 
+	if (!service->policy || service->policy->max_sessions == 0)
+		return SESSION_DONE;
+	extra = session_make_extra(session);
 	if (!extra)
-		return session_refuse(session, SESSION_NO_MEMORY);
+		return SESSION_NO_MEMORY;
 	extra->counted =
 		backends_group(&session->worker->shared->backends, service->path, service->path_length);
 	if (!extra->counted)
-		return session_refuse(session, SESSION_NO_MEMORY);
+		return SESSION_NO_MEMORY;
 	if (backends_group_begin(extra->counted, service->policy->max_sessions))
-		return STEP_NEXT;
+		return SESSION_DONE;
 	backends_group_unref(STEAL_PTR(extra->counted));
 	session->limit = LIMIT_SERVICE_SESSIONS;
-	return session_refuse(session, SESSION_LIMIT);
+	return SESSION_LIMIT;
 }
 
 static enum step session_begin_attempt(struct session *session, uint64_t deadline_ms)
@@ -758,17 +768,12 @@ static enum step session_begin_service(struct session *session, int connection)
 /* From the line to the service, which session->service is then. */
 static enum step session_found(struct session *session, const struct request *request, int connection)
 {
-	const struct policy *policy = session->service->policy;
+	enum session_reason reason = session_join_service(session);
 
-	if (session->extra)
-		session->extra->patience_ms = 0;
-	if (policy && policy->max_sessions > 0 && session_join_service(session) != STEP_NEXT) {
+	session_wait_no_more(session);
+	if (reason != SESSION_DONE) {
 		cleanup_close(&connection);
-		return STEP_WAIT;
-	}
-	if (session->state == SESSION_REPLY) { /* refused, and told so */
-		cleanup_close(&connection);
-		return STEP_NEXT;
+		return session_refuse(session, reason);
 	}
 	/* What is handed over has to begin behind the line. */
 	if (!session->service->has_handover)
@@ -819,6 +824,7 @@ static bool session_enters_mount(struct session *session, const struct request *
 			 &problem);
 	if (r < 0 && r != -EPERM && r != -EAGAIN) {
 		service_unref(STEAL_PTR(session->service));
+		session_wait_no_more(session);
 		return false;
 	}
 	session_enter(session, SESSION_LOOKUP);
@@ -2303,7 +2309,9 @@ int session_restore_take(struct worker *worker, const struct session_image *imag
 				&image->texts[IMAGE_DOWN_HELD]);
 	is_whole = is_whole && session_restore_service(session, image) &&
 		   session_restore_extra(session, image) && session_restore_state(session, image);
-	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED)
+	/* What is dialled is begun anew. */
+	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED &&
+	    session->state != SESSION_DIAL)
 		is_whole = loop_timer_set(&worker->loop, &session->timer, numbers[IMAGE_TIMER_MS]) == 0;
 	if (!is_whole) {
 		socket_reset_on_close(session->client.fd);
