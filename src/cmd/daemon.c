@@ -208,7 +208,7 @@ static const struct option_entry entries[] = {
 	  "a status page, /status.json, /metrics for Prometheus and /healthz, for whoever can\nreach the address: best a loopback one (default: none)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "dns", "ADDR[:PORT]", parse_dns, AT(router.dns),
 	  "the address of a name server, perhaps with a port, at most eight times",
-	  "a name server to ask for names and for srv: targets, port 53 if none is given; several\ntimes: the next ones when it is silent (default: those of /etc/resolv.conf)" },
+	  "a name server to ask for names and for srv: targets, port 53 if none is given; several\ntimes: the next ones when it is silent (default: what /etc/resolv.conf names)" },
 	{ DAEMON_EXPOSE, "progress", NULL, parse_on, AT(router.has_progress), NULL,
 	  "below the log on a terminal: how many clients there are, and what they move; without a\nterminal the log is all there is, and in the background nothing is shown" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),
