@@ -98,10 +98,9 @@ def test_targets_change_under_load(new_router, new_name_server, targets, program
     assert set(said) == {b"one", b"two"}
 
 
-@BOTH
-def test_last_answer_goes_on_while_dns_is_away(new_router, new_name_server, targets, program):
+def test_last_answer_goes_on_while_dns_is_away(new_router, new_name_server, targets):
     """The log tells it once, whatever the threads, and its end."""
-    server = new_name_server(program, only(targets[0]), HOSTS)
+    server = new_name_server("dnsmasq", only(targets[0]), HOSTS)
     router = start(new_router, server, "--threads", "2")
     assert get(router) == b"one"
     server.stop()
