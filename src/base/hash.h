@@ -10,14 +10,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-static inline uint64_t hash_bytes(const void *bytes, size_t length)
+/* Of what hash is of, with these bytes behind it. */
+static inline uint64_t hash_more(uint64_t hash, const void *bytes, size_t length)
 {
 	const unsigned char *byte = bytes;
-	uint64_t hash = 0xcbf29ce484222325u;
 
 	for (size_t i = 0; i < length; i++)
 		hash = (hash ^ byte[i]) * 0x100000001b3u;
 	return hash;
+}
+
+static inline uint64_t hash_bytes(const void *bytes, size_t length)
+{
+	return hash_more(0xcbf29ce484222325u, bytes, length);
 }
 
 #endif

@@ -319,7 +319,9 @@ static const struct rule rules[] = {
 	{ "fcntl", { IS(1, F_GETFL) } },
 	{ "fcntl", { IS(1, F_SETFD) } },
 	{ "fcntl", { IS(1, F_SETFL) } },
+	{ "fcntl", { IS(1, F_SETLEASE) } }, /* router/policy.c, and the next */
 	{ "fcntl", { IS(1, F_SETPIPE_SZ) } },
+	{ "fcntl", { IS(1, F_SETSIG) } },
 	{ "ioctl", { IS(1, FIONBIO) } },
 	{ "ioctl", { IS(1, FIONREAD) } },
 	{ "ioctl", { IS(1, SIOCATMARK) } },

@@ -33,7 +33,7 @@
  * the oldest that it can live in, so what permits more than before raises it to SANDBOX_REVISION.
  */
 #ifndef SANDBOX_REVISION /* tests have programs of other revisions */
-#define SANDBOX_REVISION 3
+#define SANDBOX_REVISION 4
 #define SANDBOX_NEEDS 1
 #endif
 

@@ -8,12 +8,14 @@
  * can only be aligned then, and a person at a terminal finds the mistakes
  * beneath the table and not scattered over it.
  */
+#include "cmd/check_options.h"
 #include "cmd/cmd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,11 +27,15 @@
 #include "base/hint.h"
 #include "base/macros.h"
 #include "proto/description.h"
+#include "proto/options.h"
 #include "proto/path.h"
 #include "router/description_file.h"
 #include "router/listing.h"
+#include "router/trail.h"
 
 enum { EXIT_CLEAN = 0, EXIT_MISTAKES = 1 };
+
+#define LOOK_AGAIN_MS 20 /* at a file that somebody is writing */
 
 /* Text that grows in memory; complete and terminated after page_finish(). */
 struct page {
@@ -42,8 +48,10 @@ struct page {
 struct check {
 	const char *services;
 	int services_fd;     /* where the SOCKETs of descriptions begin */
-	struct page table;   /* path TAB kind TAB target LF */
+	struct page table;   /* path TAB kind TAB target LF; an option of it: TAB key TAB value TAB file LF */
 	struct page remarks; /* mistakes and notes */
+	struct trail trail;
+	bool is_verbose;
 	size_t mistakes;
 	char description[DESCRIPTION_FILE_BUFFER];
 };
@@ -82,7 +90,7 @@ static void write_escaped(FILE *stream, const char *bytes, size_t length)
 
 /* The walk reports no path with control bytes as a service, so tabs are safe around it. */
 static void write_service(struct check *check, const struct listing_entry *entry, enum description_kind kind,
-			  const char *target, size_t target_length)
+			  const char *target, size_t target_length, const struct policy *policy)
 {
 	FILE *table = check->table.stream;
 
@@ -90,6 +98,8 @@ static void write_service(struct check *check, const struct listing_entry *entry
 	fprintf(table, "\t%s\t", description_kind_name(kind));
 	write_escaped(table, target, target_length);
 	fputc('\n', table);
+	if (check->is_verbose)
+		check_options_print(table, policy, write_escaped);
 }
 
 /* Begins a remark about an entry, "SERVICES/PATH:LINE: ", in the form that compilers use and editors jump
@@ -138,7 +148,8 @@ static void check_socket(struct check *check, const struct listing_entry *entry)
 	size_t length = read_link(entry, target, sizeof(target));
 
 	write_service(check, entry, DESCRIPTION_UNIX, length > 0 ? target : entry->path,
-		      length > 0 ? length : entry->path_length);
+		      length > 0 ? length : entry->path_length,
+		      trail_policy(&check->trail, entry->path, entry->path_length));
 }
 
 /* Where the link points is what its author has to mend. */
@@ -169,8 +180,8 @@ static int socket_error(const struct check *check, const struct description_text
 	return S_ISSOCK(status.st_mode) ? 0 : ENOTSOCK;
 }
 
-/* The SOCKET of a description, which stands on its first line. */
-static void check_described_socket(struct check *check, const struct listing_entry *entry,
+/* The SOCKET of a target, which stands on that line. */
+static void check_described_socket(struct check *check, const struct listing_entry *entry, unsigned line,
 				   const struct description_text *path)
 {
 	int error = socket_error(check, path);
@@ -178,7 +189,7 @@ static void check_described_socket(struct check *check, const struct listing_ent
 
 	if (error == 0)
 		return;
-	stream = mistake_begin(check, entry, 1);
+	stream = mistake_begin(check, entry, line);
 	fputs("its socket ", stream);
 	write_escaped(stream, path->start, path->length);
 	if (error == ENOENT)
@@ -189,22 +200,13 @@ static void check_described_socket(struct check *check, const struct listing_ent
 		fprintf(stream, " cannot be reached: %s\n", strerror(error));
 }
 
-/* A valid description that leads to no socket is a service still, and is shown as one: its server may just
- * not be running. */
-static void check_description_text(struct check *check, const struct listing_entry *entry, size_t length)
+static void check_target(struct check *check, const struct listing_entry *entry, unsigned line,
+			 const struct description *description)
 {
-	struct description description;
-	struct description_error error;
-
-	if (description_parse(check->description, length, &description, &error) < 0) {
-		fprintf(mistake_begin(check, entry, error.line), "%s\n", error.reason);
-		return;
-	}
-	write_service(check, entry, description.kind, description.target.start, description.target.length);
-	switch (description.kind) {
+	switch (description->kind) {
 	case DESCRIPTION_UNIX:
 	case DESCRIPTION_PASSFD:
-		check_described_socket(check, entry, &description.socket);
+		check_described_socket(check, entry, line, &description->socket);
 		break;
 	case DESCRIPTION_TCP:
 	case DESCRIPTION_KAISO:
@@ -214,6 +216,82 @@ static void check_description_text(struct check *check, const struct listing_ent
 	}
 }
 
+static void check_backends(struct check *check, const struct listing_entry *entry,
+			   struct description_text options)
+{
+	struct options_cursor cursor = options_begin(options, 2);
+	struct description_error error;
+	struct description backend;
+	struct option_line option;
+
+	while (options_next(&cursor, &option, &error) > 0) {
+		if (option.key == OPTION_BACKEND &&
+		    description_parse_target(option.value, cursor.line, &backend, &error) == 0)
+			check_target(check, entry, cursor.line, &backend);
+	}
+}
+
+/* Where a warning is about. */
+struct warning_place {
+	struct check *check;
+	const char *file;
+};
+
+/* Valid, and therefore no mistake. */
+static void say_warning(void *context, unsigned line, const char *reason)
+{
+	const struct warning_place *place = context;
+	FILE *stream = place->check->remarks.stream;
+
+	write_escaped(stream, place->file, strlen(place->file));
+	fprintf(stream, ":%u: warning: %s\n", line, reason);
+}
+
+static void check_warnings(struct check *check, const char *file, struct description_text text,
+			   unsigned first_line, const struct description_text *target,
+			   const struct policy *policy)
+{
+	struct warning_place place = { check, file };
+	const struct check_options_listener listener = { say_warning, &place };
+
+	check_options(text, first_line, target, policy, &listener);
+}
+
+/* A valid description that leads to no socket is a service still, and is shown as one: its server may just
+ * not be running. */
+static int check_valid_description(struct check *check, const struct listing_entry *entry,
+				   const struct description *description)
+{
+	struct policy *directory = trail_policy(&check->trail, entry->path, entry->path_length);
+	struct description_error error;
+	char file[POLICY_FILE_SIZE];
+	struct policy *policy;
+	int r;
+
+	snprintf(file, sizeof(file), "%s/%s", check->services, entry->path);
+	r = policy_from_text(directory, file, description->options, 2, &policy, &error);
+	if (r < 0)
+		return r;
+	write_service(check, entry, description->kind, description->target.start, description->target.length,
+		      policy);
+	check_target(check, entry, 1, description);
+	check_backends(check, entry, description->options);
+	check_warnings(check, file, description->options, 2, &description->target, policy);
+	policy_unref(policy);
+	return 0;
+}
+
+static int check_description_text(struct check *check, const struct listing_entry *entry, size_t length)
+{
+	struct description description;
+	struct description_error error;
+
+	if (description_parse(check->description, length, &description, &error) == 0)
+		return check_valid_description(check, entry, &description);
+	fprintf(mistake_begin(check, entry, error.line), "%s\n", error.reason);
+	return 0;
+}
+
 /* Returns a negative errno when the walk cannot go on. */
 static int check_description(struct check *check, const struct listing_entry *entry)
 {
@@ -221,10 +299,8 @@ static int check_description(struct check *check, const struct listing_entry *en
 	CLEANUP_CLOSE int fd = description_file_open(entry->directory_fd, entry->name, &status);
 	ssize_t length = fd < 0 ? fd : description_file_read(fd, check->description);
 
-	if (length >= 0) {
-		check_description_text(check, entry, (size_t)length);
-		return 0;
-	}
+	if (length >= 0)
+		return check_description_text(check, entry, (size_t)length);
 	if (length == -EMFILE || length == -ENFILE || length == -ENOMEM)
 		return (int)length;
 	if (length == -EFBIG)
@@ -246,6 +322,51 @@ static void check_truncated(struct check *check, const struct listing_entry *ent
 	else
 		fprintf(mistake_begin(check, entry, 0),
 			"the list ends here: there are more than %d entries in all\n", LISTING_ENTRIES_MAX);
+}
+
+/* The lines of a directory's file of options that is valid. */
+static void check_directory_warnings(struct check *check, const struct listing_entry *entry)
+{
+	struct stat status;
+	CLEANUP_CLOSE int fd = description_file_open(entry->directory_fd, DIRECTORY_OPTIONS, &status);
+	ssize_t length = fd < 0 ? fd : description_file_read(fd, check->description);
+	char file[POLICY_FILE_SIZE];
+
+	if (length <= 0)
+		return;
+	snprintf(file, sizeof(file), "%s/%s%s" DIRECTORY_OPTIONS, check->services, entry->path,
+		 entry->path_length > 0 ? "/" : "");
+	check_warnings(check, file, (struct description_text){ check->description, (size_t)length }, 1, NULL,
+		       NULL);
+}
+
+/* Looks at the directory's file of options as the router does, which would be told the same. */
+static int check_directory(struct check *check, const struct listing_entry *entry)
+{
+	struct description_error error;
+	char file[POLICY_FILE_SIZE];
+	int r;
+
+	for (unsigned waited_ms = 0;; waited_ms += LOOK_AGAIN_MS) {
+		r = trail_enter(&check->trail, entry->directory_fd, entry->path, entry->path_length, &error,
+				file);
+		if (r != -EAGAIN || waited_ms > POLICY_REST_MS)
+			break;
+		poll(NULL, 0, LOOK_AGAIN_MS);
+	}
+	if (r == 0)
+		check_directory_warnings(check, entry);
+	if (r == 0 || listing_error_is_exhaustion(-r))
+		return r;
+	check->mistakes++;
+	write_escaped(check->remarks.stream, file, strlen(file));
+	if (r == -EINVAL && error.line > 0)
+		fprintf(check->remarks.stream, ":%u", error.line);
+	fprintf(check->remarks.stream, ": %s\n",
+		r == -EINVAL ? error.reason :
+		r == -EAGAIN ? "somebody is writing it" :
+			       strerror(-r));
+	return trail_enter_silent(&check->trail, entry->path, entry->path_length);
 }
 
 /* Called by the walk for everything it finds. */
@@ -279,11 +400,8 @@ static int check_entry(const struct listing_entry *entry, void *context)
 	case LISTING_TRUNCATED:
 		check_truncated(check, entry);
 		return 0;
-	case LISTING_OPTIONS:
-		mistake(check, entry,
-			"options for directories (" DIRECTORY_OPTIONS
-			" files) are not supported by this version; nothing below can be opened");
-		return 0;
+	case LISTING_DIRECTORY:
+		return check_directory(check, entry);
 	}
 	return 0;
 }
@@ -307,7 +425,7 @@ static void table_measure(const struct page *table, size_t widths[2])
 
 	widths[0] = widths[1] = 0;
 	while (*text != '\0') {
-		for (int column = 0; column < 2; column++) {
+		for (int column = 0; column < 2 && *text != '\t'; column++) {
 			size_t length = strcspn(text, "\t");
 
 			widths[column] = MAX(widths[column], text_width(text, length));
@@ -315,6 +433,21 @@ static void table_measure(const struct page *table, size_t widths[2])
 		}
 		text += strcspn(text, "\n") + 1;
 	}
+}
+
+/* "    key value  (file)"; returns what follows the line. */
+static const char *option_print(const char *text)
+{
+	size_t length = strcspn(++text, "\t");
+
+	printf("    %.*s ", (int)length, text);
+	text += length + 1;
+	length = strcspn(text, "\t");
+	printf("%.*s  ", (int)length, text);
+	text += length + 1;
+	length = strcspn(text, "\n");
+	printf("(%.*s)\n", (int)length, text);
+	return text + length + 1;
 }
 
 static void table_print_aligned(const struct page *table)
@@ -325,6 +458,10 @@ static void table_print_aligned(const struct page *table)
 
 	table_measure(table, widths);
 	while (*text != '\0') {
+		if (*text == '\t') {
+			text = option_print(text);
+			continue;
+		}
 		for (int column = 0; column < 2; column++) {
 			length = strcspn(text, "\t");
 			printf("%.*s%*s", (int)length, text,
@@ -384,7 +521,7 @@ static void page_deinit(struct page *page)
 /* Fills both pages. Whatever the result, page_deinit() is the caller's. */
 static int check_walk(struct check *check)
 {
-	int result = page_open(&check->table);
+	int result = check->trail.policies ? page_open(&check->table) : -ENOMEM;
 
 	if (result == 0)
 		result = page_open(&check->remarks);
@@ -409,7 +546,7 @@ static void say_no_services(const char *services, int error)
 		hint, *hint ? "; or " : "");
 }
 
-static int check_services(const char *services)
+static int check_services(const char *services, bool is_verbose)
 {
 	CLEANUP_FREE struct check *check = calloc(1, sizeof(*check));
 	CLEANUP_CLOSE int services_fd = fd_open_path(services, O_PATH | O_DIRECTORY);
@@ -421,10 +558,14 @@ static int check_services(const char *services)
 	if (error == 0) {
 		check->services = services;
 		check->services_fd = services_fd;
+		check->is_verbose = is_verbose;
+		check->trail.policies = policies_new(services);
 		error = -check_walk(check);
 		is_printed = error == 0 && check_print(check);
 		page_deinit(&check->table);
 		page_deinit(&check->remarks);
+		trail_deinit(&check->trail);
+		policies_free(check->trail.policies);
 	}
 	if (error != 0)
 		say_no_services(services, error);
@@ -433,22 +574,28 @@ static int check_services(const char *services)
 
 static void print_help(void)
 {
-	fputs("Usage: kaiso check [--services DIR]\n"
+	fputs("Usage: kaiso check [-v] [--services DIR]\n"
 	      "\n"
 	      "Looks at everything in a services directory and finds what a router would stumble over.\n"
 	      "\n"
-	      "Every service goes to standard output, one a line: its path, its kind (unix, tcp, kaiso or\n"
-	      "passfd) and its target, in columns on a terminal and separated by tabs elsewhere. The target\n"
+	      "Every service goes to standard output, one a line: its path, its kind (unix, tcp, kaiso,\n"
+	      "passfd, mount or srv) and its target, in columns on a terminal and separated by tabs elsewhere. The target\n"
 	      "is the first line of a description, or where a link to a socket leads, or the socket itself.\n"
 	      "\n"
+	      "With -v, what holds for it by its option lines and those of directories (.kaiso) follows,\n"
+	      "one a line: key, value, and the file that says it.\n"
+	      "\n"
 	      "Every mistake goes to standard error, as FILE:LINE: REASON, or FILE: REASON where it is not\n"
-	      "about a single line: descriptions that are invalid or lead to no socket, dangling links,\n"
+	      "about a single line: descriptions that are invalid or lead to no socket, invalid .kaiso\n"
+	      "files, dangling links,\n"
 	      "names that no client can ask for, files and directories that cannot be read, and what is no\n"
-	      "service at all. Whether anybody answers behind a service is not tried. Hidden files, whose\n"
-	      "names begin with a dot, are passed over. What this user may not read, the router's may: run\n"
+	      "service at all. Whether anybody answers behind a service is not tried. Other hidden files,\n"
+	      "whose names begin with a dot, are passed over. Warnings are of lines that are valid, but can\n"
+	      "hardly be meant; they do not count. What this user may not read, the router's may: run\n"
 	      "the check as the user that the router runs as.\n"
 	      "\n"
 	      "Options:\n"
+	      "  -v, --verbose   show the options of each service\n"
 	      "  --services DIR  the directory (default: $KAISO_SERVICES, else ./services)\n"
 	      "  -h, --help      print this help\n"
 	      "\n"
@@ -477,16 +624,18 @@ int cmd_check(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "services", required_argument, NULL, 's' },
+		{ "verbose", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
 	static char name[] = "kaiso check";
 	const char *services = services_default();
+	bool is_verbose = false;
 	int option;
 
 	argv[0] = name; /* getopt_long() begins its messages with it */
 	optind = 0;     /* and starts anew, whatever was parsed before */
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "hv", options, NULL)) != -1) {
 		switch (option) {
 		case 's':
 			if (optarg[0] == '\0') {
@@ -494,6 +643,9 @@ int cmd_check(int argc, char **argv)
 				return usage_error();
 			}
 			services = optarg;
+			break;
+		case 'v':
+			is_verbose = true;
 			break;
 		case 'h':
 			print_help();
@@ -506,5 +658,5 @@ int cmd_check(int argc, char **argv)
 		fprintf(stderr, "kaiso check: unexpected argument '%s'\n", argv[optind]);
 		return usage_error();
 	}
-	return check_services(services);
+	return check_services(services, is_verbose);
 }

@@ -28,6 +28,7 @@
 #define THREADS_MAX 256
 #define THREADS_DEFAULT_MAX 4
 #define PIPES_PER_THREAD_MAX 128
+#define FRONTS_MAX 64
 #define PIPE_SHARE 2 /* of what a user's pipes may hold we take one part in so many */
 
 /* Takes the value of an option; -EINVAL or -ERANGE when it is none. */
@@ -117,6 +118,37 @@ static int parse_on(const char *word, struct daemon_settings *settings, size_t o
 	return 0;
 }
 
+/* May stand several times; what they name is kept as long as the program runs. */
+static int parse_front(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	static struct access_rule fronts[FRONTS_MAX];
+	struct description_text rest = { word, strlen(word) };
+	struct description_error error;
+	struct access_rule rule;
+
+	(void)offset;
+	if (strcmp(word, "unix") == 0) {
+		settings->router.has_unix_fronts = true;
+		return 0;
+	}
+	if (access_rule_next(&rest, true, &rule, &error) != 1 || rest.length > 0 ||
+	    settings->router.front_count == ARRAY_SIZE(fronts))
+		return -EINVAL;
+	fronts[settings->router.front_count++] = rule;
+	settings->router.fronts = fronts;
+	return 0;
+}
+
+static int parse_proxy(const char *word, struct daemon_settings *settings, size_t offset)
+{
+	enum proxy_version *version = (void *)((char *)settings + offset);
+
+	if (strcmp(word, "v1") != 0 && strcmp(word, "v2") != 0)
+		return -EINVAL;
+	*version = word[1] == '1' ? PROXY_V1 : PROXY_V2;
+	return 0;
+}
+
 /* One more name server: "ADDR", "ADDR:PORT", "[ADDR]:PORT", or an IPv6 address alone. */
 static int parse_dns(const char *word, struct daemon_settings *settings, size_t offset)
 {
@@ -194,6 +226,12 @@ static const struct option_entry entries[] = {
 	  A_LIMIT, "request lines a second from one IPv4 address or IPv6 /64 (default: 0, no limit)" },
 	{ DAEMON_SERVE, "max-lists", "N", parse_count, AT(router.max_lists), A_COUNT,
 	  "lists that are being made at a time (default: 256)" },
+	{ DAEMON_SERVE | DAEMON_EXPOSE, "proxy-from", "ADDRESS[/BITS]", parse_front, 0,
+	  "an address, or a network such as 192.0.2.0/24 or 2001:db8::/32, or unix; 64 of them at most",
+	  "whose connections begin with a header of the PROXY protocol (v1 or v2), which says whose they\nare: front ends such as HAProxy, "
+	  "or another kaiso; unix: clients of UNIX\nsockets; may be given several times (default: nobody's)" },
+	{ DAEMON_EXPOSE, "proxy", "VERSION", parse_proxy, AT(proxy), "v1 or v2",
+	  "tell the kaiso by a header of the PROXY protocol, v1 or v2, whose connection it is:\nfor one with --proxy-from (default: none)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-up", "MODE", parse_relay, AT(router.relay_up), A_RELAY,
 	  "how bytes move from clients to services: splice, copy, or auto: bulk from TCP\nspliced, everything else copied (default: auto)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "relay-down", "MODE", parse_relay, AT(router.relay_down), A_RELAY,
@@ -208,7 +246,7 @@ static const struct option_entry entries[] = {
 	  "a status page, /status.json, /metrics for Prometheus and /healthz, for whoever can\nreach the address: best a loopback one (default: none)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "dns", "ADDR[:PORT]", parse_dns, AT(router.dns),
 	  "the address of a name server, perhaps with a port, at most eight times",
-	  "a name server to ask for names and for srv: targets, port 53 if none is given; several\ntimes: the next ones when it is silent (default: what /etc/resolv.conf names)" },
+	  "a name server to ask for names and for srv: targets, port 53 if none is given; several\ntimes: the next ones when it is silent (default: those of /etc/resolv.conf)" },
 	{ DAEMON_EXPOSE, "progress", NULL, parse_on, AT(router.has_progress), NULL,
 	  "below the log on a terminal: how many clients there are, and what they move; without a\nterminal the log is all there is, and in the background nothing is shown" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "user", "USER[:GROUP]", parse_text, AT(router.user),

@@ -14,6 +14,7 @@ enum daemon_command { DAEMON_SERVE = 1, DAEMON_EXPOSE = 2 };
 
 struct daemon_settings {
 	struct router_options router;
+	enum proxy_version proxy; /* for router_exposure */
 	enum log_level log_level;
 	enum log_format log_format;
 };

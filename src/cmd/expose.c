@@ -115,7 +115,8 @@ static int expose(struct daemon_settings *settings, const struct kaiso_address *
 					     .unix_path = kaiso->unix_path ? kaiso->unix_path : "",
 					     .port = kaiso->port,
 					     .target = kaiso_address_format(kaiso, target),
-					     .services = exposed.services };
+					     .services = exposed.services,
+					     .proxy = settings->proxy };
 	settings->router.services = NULL;
 	settings->router.exposure = &exposure;
 	if (upgrade_role() == UPGRADE_ASKED)

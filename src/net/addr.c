@@ -35,6 +35,17 @@ socklen_t addr_length(const union addr *addr)
 	return sizeof(addr->sa.sa_family);
 }
 
+bool addr_to_in6(const union addr *addr, struct in6_addr *address)
+{
+	if (addr->sa.sa_family == AF_INET6) {
+		*address = addr->in6.sin6_addr;
+		return true;
+	}
+	*address = (struct in6_addr){ .s6_addr = { [10] = 0xff, [11] = 0xff } };
+	memcpy(&address->s6_addr[12], &addr->in.sin_addr, sizeof(addr->in.sin_addr));
+	return addr->sa.sa_family == AF_INET;
+}
+
 void addr_normalize(union addr *addr)
 {
 	struct sockaddr_in plain = { .sin_family = AF_INET };

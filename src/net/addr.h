@@ -57,6 +57,9 @@ const char *addr_format(const union addr *addr, char text[static ADDR_TEXT_SIZE]
  * equality is to mean "the same peer", ask for the family first. */
 bool addr_is_equal(const union addr *one, const union addr *other);
 
+/* As an IPv6 address, an IPv4 one in its mapped form. False for all others. */
+bool addr_to_in6(const union addr *addr, struct in6_addr *address);
+
 /* Splits "HOST:PORT", "[HOST]:PORT", ":PORT" (host empty): points host into text; what HOST is made of
  * is not looked at, but that it holds no colon outside of brackets, and no bracket.
  * Port range port_minimum..65535. Results are written on success only.

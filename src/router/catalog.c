@@ -25,15 +25,19 @@
 #include "base/macros.h"
 #include "net/dial.h"
 #include "proto/path.h"
+#include "proto/request.h"
 #include "router/description_file.h"
 #include "router/options.h"
 #include "router/session_image.h"
 
 #define SETTLED_AFTER_SECONDS 2
 
-int catalog_init(struct catalog *catalog, struct loop *loop, const char *services)
+int catalog_init(struct catalog *catalog, struct loop *loop, const char *services, struct policies *policies,
+		 struct backends *backends)
 {
-	*catalog = (struct catalog){ .loop = loop, .services = services };
+	*catalog = (struct catalog){
+		.loop = loop, .services = services, .policies = policies, .backends = backends
+	};
 	list_init(&catalog->unused);
 	catalog->buffer = malloc(DESCRIPTION_FILE_BUFFER);
 	return catalog->buffer ? 0 : -ENOMEM;
@@ -53,7 +57,13 @@ static void service_free(struct loop_task *task)
 
 static void service_discard(struct service *service)
 {
-	receiver_deinit(&service->receiver);
+	for (size_t i = 0; i < service->target_count; i++) {
+		receiver_deinit(&service->targets[i].receiver);
+		backend_unref(service->targets[i].backend);
+	}
+	backends_group_unref(service->group);
+	policy_unref(service->directory);
+	policy_unref(service->policy);
 	loop_defer(service->catalog->loop, &service->free_task);
 }
 
@@ -153,47 +163,177 @@ static const char *text_put_path(char **cursor, const char *services, const char
 	return start;
 }
 
-/* With one reference, not remembered. description is NULL for kinds that have none. */
-static struct service *service_new(struct catalog *catalog, enum service_kind kind, const char *path,
-				   size_t length, const struct description *description)
+/* What a service is to be made of. All is borrowed. */
+struct service_plan {
+	const char *path;
+	size_t path_length;
+	size_t file_length; /* what lies behind it and a '/' is for the router behind a MOUNT */
+	enum service_kind kind;
+	struct policy *directory;
+	struct policy *policy;
+	struct description_text options;
+	const struct description *targets;
+	size_t target_count;
+};
+
+/* What a client asks for below a mount; empty for the whole of it. */
+static struct description_text plan_rest(const struct service_plan *plan)
 {
-	static const struct description none = {
-		.target = { "", 0 }, .host = { "", 0 }, .service = { "", 0 }, .socket = { "", 0 }
-	};
-	const struct description *from = description ? description : &none;
-	struct description_text socket = description ? from->socket :
-						       (struct description_text){ path, length };
-	size_t room = strlen(catalog->services) + 1 + socket.length + 1 + length + 1 + from->host.length + 1 +
-		      from->service.length + 1 + from->target.length + 1;
-	struct service *service = malloc(sizeof(*service) + room);
+	if (plan->path_length <= plan->file_length)
+		return (struct description_text){ "", 0 };
+	return (struct description_text){ plan->path + plan->file_length + 1,
+					  plan->path_length - plan->file_length - 1 };
+}
+
+static size_t target_room(const struct catalog *catalog, const struct description *from, size_t rest_length)
+{
+	return strlen(catalog->services) + 1 + from->socket.length + 1 + from->host.length + 1 +
+	       from->service.length + 1 + rest_length + 1 + from->target.length + 1;
+}
+
+static bool kind_asks(enum service_kind kind, const struct description *from)
+{
+	return kind == SERVICE_KAISO || kind == SERVICE_MOUNT ||
+	       (kind == SERVICE_SRV && from->service.length > 0);
+}
+
+/* "SERVICE"; for a mount "SERVICE/REST", or "REST" where its SERVICE is empty. */
+static const char *text_put_remote(char **cursor, enum service_kind kind, const struct description *from,
+				   struct description_text rest)
+{
+	const char *start = text_put(cursor, from->service.start, from->service.length);
+
+	if (kind != SERVICE_MOUNT)
+		return start;
+	(*cursor)--;
+	if (from->service.length > 0)
+		*(*cursor)++ = '/';
+	text_put(cursor, rest.start, rest.length);
+	return start;
+}
+
+static void target_init(struct target *target, struct catalog *catalog, enum service_kind kind,
+			const struct description *from, struct description_text rest, char **cursor)
+{
+	*target = (struct target){ .kind = kind,
+				   .is_srv = from->is_srv,
+				   .asks = kind_asks(kind, from),
+				   .port = from->port,
+				   .knock_port = from->knock_port };
+	if (addr_parse_numeric(from->host.start, from->host.length, from->port, &target->address) != 0)
+		target->address.sa.sa_family = AF_UNSPEC;
+	list_init(&target->turn.link);
+	receiver_init(&target->receiver, catalog->loop);
+	target->socket_path =
+		text_put_path(cursor, catalog->services, from->socket.start, from->socket.length);
+	target->host = text_put(cursor, from->host.start, from->host.length);
+	target->remote = text_put_remote(cursor, kind, from, rest);
+	target->text = kind == SERVICE_UNKNOWN ? NULL :
+						 text_put(cursor, from->target.start, from->target.length);
+}
+
+static enum service_kind service_kind_of(enum description_kind kind);
+
+static void service_init_targets(struct service *service, const struct service_plan *plan, char *cursor)
+{
+	for (size_t i = 0; i < plan->target_count; i++) {
+		struct target *target = &service->targets[i];
+
+		target_init(target, service->catalog,
+			    i == 0 ? plan->kind : service_kind_of(plan->targets[i].kind), &plan->targets[i],
+			    plan_rest(plan), &cursor);
+		service->has_choice = service->has_choice || i > 0 || target->is_srv;
+		service->has_handover = service->has_handover || target->kind == SERVICE_PASSFD;
+	}
+}
+
+/* With one reference, not remembered; nothing shared is in it yet. */
+static struct service *service_alloc(struct catalog *catalog, const struct service_plan *plan)
+{
+	size_t texts = plan->path_length + 1 + plan->options.length + 1;
+	size_t targets = plan->target_count * sizeof(struct target);
+	struct service *service;
 	char *cursor;
+
+	for (size_t i = 0; i < plan->target_count; i++)
+		texts += target_room(catalog, &plan->targets[i], plan_rest(plan).length);
+	service = malloc(sizeof(*service) + targets + texts);
+	if (!service)
+		return NULL;
+	*service = (struct service){ .catalog = catalog,
+				     .references = 1,
+				     .kind = plan->kind,
+				     .path_length = plan->path_length,
+				     .file_length = plan->file_length,
+				     .target_count = plan->target_count };
+	service->hash = catalog_path_hash(plan->path, plan->path_length);
+	service->free_task.run = service_free;
+	list_init(&service->unused);
+	cursor = (char *)service->targets + targets;
+	service->path = text_put(&cursor, plan->path, plan->path_length);
+	service->options = text_put(&cursor, plan->options.start, plan->options.length);
+	service_init_targets(service, plan, cursor);
+	return service;
+}
+
+/* Where there is a choice: how each target is doing, and whose turn it is. */
+static bool service_join(struct service *service, struct backends *backends)
+{
+	bool is_whole = true;
+
+	if (!service->has_choice)
+		return true;
+	service->group = backends_group(backends, service->path, service->path_length);
+	for (size_t i = 0; service->target_count > 1 && i < service->target_count; i++) {
+		struct target *target = &service->targets[i];
+		const char *text = target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
+
+		target->backend = backends_get(backends, text, strlen(text));
+		is_whole = is_whole && target->backend;
+	}
+	return is_whole && service->group;
+}
+
+static struct service *service_new(struct catalog *catalog, const struct service_plan *plan)
+{
+	struct service *service = service_alloc(catalog, plan);
 
 	if (!service)
 		return NULL;
-	*service =
-		(struct service){ .catalog = catalog, .references = 1, .kind = kind, .path_length = length };
-	service->hash = catalog_path_hash(path, length);
-	service->free_task.run = service_free;
-	service->port = from->port;
-	service->knock_port = from->knock_port;
-	if (addr_parse_numeric(from->host.start, from->host.length, from->port, &service->address) != 0)
-		service->address.sa.sa_family = AF_UNSPEC;
-	list_init(&service->unused);
-	list_init(&service->turn.link);
-	receiver_init(&service->receiver, catalog->loop);
-	cursor = service->text;
-	service->path = text_put(&cursor, path, length);
-	service->socket_path = text_put_path(&cursor, catalog->services, socket.start, socket.length);
-	service->host = text_put(&cursor, from->host.start, from->host.length);
-	service->remote = text_put(&cursor, from->service.start, from->service.length);
-	service->target = description ? text_put(&cursor, from->target.start, from->target.length) :
-					(kind == SERVICE_SOCKET ? "unix" : NULL);
+	policy_ref(plan->directory);
+	policy_ref(plan->policy);
+	service->directory = plan->directory;
+	service->policy = plan->policy;
+	if (service_join(service, catalog->backends))
+		return service;
+	service_discard(service);
+	return NULL;
+}
+
+/* Of one target, without a choice and under no policy. description is NULL for a kind that has none. */
+static struct service *service_new_simple(struct catalog *catalog, enum service_kind kind, const char *path,
+					  size_t length, const struct description *description)
+{
+	const struct description socket = {
+		.target = { "unix", 4 }, .host = { "", 0 }, .service = { "", 0 }, .socket = { path, length }
+	};
+	const struct service_plan plan = { .path = path,
+					   .path_length = length,
+					   .file_length = length,
+					   .kind = kind,
+					   .options = { "", 0 },
+					   .targets = description ? description : &socket,
+					   .target_count = 1 };
+	struct service *service = service_alloc(catalog, &plan);
+
+	if (service)
+		service->has_choice = false;
 	return service;
 }
 
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length)
 {
-	return service_new(catalog, SERVICE_UNKNOWN, path, length, NULL);
+	return service_new_simple(catalog, SERVICE_UNKNOWN, path, length, NULL);
 }
 
 struct service *catalog_exposed(struct catalog *catalog, const struct router_exposure *exposure,
@@ -208,7 +348,7 @@ struct service *catalog_exposed(struct catalog *catalog, const struct router_exp
 		.socket = { exposure->unix_path, strlen(exposure->unix_path) },
 	};
 
-	return service_new(catalog, SERVICE_KAISO, remote, strlen(remote), &description);
+	return service_new_simple(catalog, SERVICE_KAISO, remote, strlen(remote), &description);
 }
 
 static struct description_text text_from(const struct session_image *image, enum image_text text)
@@ -219,6 +359,7 @@ static struct description_text text_from(const struct session_image *image, enum
 			      (struct description_text){ "", 0 };
 }
 
+/* What a mount's router is asked for goes along whole, so no rest of the path is put behind it. */
 struct service *catalog_restored(struct catalog *catalog, const struct session_image *image)
 {
 	const struct description description = {
@@ -228,24 +369,30 @@ struct service *catalog_restored(struct catalog *catalog, const struct session_i
 		.knock_port = (uint16_t)image->numbers[IMAGE_KNOCK_PORT],
 		.service = text_from(image, IMAGE_REMOTE),
 		.socket = text_from(image, IMAGE_SOCKET),
+		.is_srv = (image->numbers[IMAGE_FLAGS] & IMAGE_IS_SRV) != 0,
 	};
 	const enum service_kind kind = (enum service_kind)(image->numbers[IMAGE_SERVICE] - 1);
 	const struct description_text path = text_from(image, IMAGE_PATH);
 	const bool is_described = kind != SERVICE_UNKNOWN && kind != SERVICE_SOCKET;
+	struct service *service;
 
-	return service_new(catalog, kind, path.start, path.length, is_described ? &description : NULL);
+	service = service_new_simple(catalog, kind == SERVICE_MOUNT ? SERVICE_KAISO : kind, path.start,
+				     path.length, is_described ? &description : NULL);
+	if (service && kind == SERVICE_MOUNT)
+		service->kind = service->targets[0].kind = SERVICE_MOUNT;
+	return service;
 }
 
 /* The socket as it was described: what was put before it is put there again. */
-static const char *service_described_socket(const struct service *service)
+static const char *target_described_socket(const struct service *service, const struct target *target)
 {
 	const char *services = service->catalog->services;
 	size_t length = strlen(services);
 
-	if (length > 0 && strncmp(service->socket_path, services, length) == 0 &&
-	    service->socket_path[length] == '/')
-		return service->socket_path + length + 1;
-	return service->socket_path;
+	if (length > 0 && strncmp(target->socket_path, services, length) == 0 &&
+	    target->socket_path[length] == '/')
+		return target->socket_path + length + 1;
+	return target->socket_path;
 }
 
 static struct image_bytes bytes_of(const char *text)
@@ -253,18 +400,19 @@ static struct image_bytes bytes_of(const char *text)
 	return text ? (struct image_bytes){ text, strlen(text) } : (struct image_bytes){ NULL, 0 };
 }
 
-void service_image_of(const struct service *service, struct session_image *image)
+void service_image_of(const struct service *service, const struct target *target, struct session_image *image)
 {
-	image->numbers[IMAGE_SERVICE] = (uint64_t)service->kind + 1;
-	image->numbers[IMAGE_PORT] = service->port;
-	image->numbers[IMAGE_KNOCK_PORT] = service->knock_port;
+	image->numbers[IMAGE_SERVICE] = (uint64_t)target->kind + 1;
+	image->numbers[IMAGE_PORT] = target->port;
+	image->numbers[IMAGE_KNOCK_PORT] = target->knock_port;
+	image->numbers[IMAGE_FLAGS] |= target->is_srv ? IMAGE_IS_SRV : 0u;
 	image->texts[IMAGE_PATH] = (struct image_bytes){ service->path, service->path_length };
-	if (service->kind == SERVICE_UNKNOWN || service->kind == SERVICE_SOCKET)
+	if (target->kind == SERVICE_UNKNOWN || target->kind == SERVICE_SOCKET)
 		return;
-	image->texts[IMAGE_TARGET] = bytes_of(service->target);
-	image->texts[IMAGE_HOST] = bytes_of(service->host);
-	image->texts[IMAGE_REMOTE] = bytes_of(service->remote);
-	image->texts[IMAGE_SOCKET] = bytes_of(service_described_socket(service));
+	image->texts[IMAGE_TARGET] = bytes_of(target->text);
+	image->texts[IMAGE_HOST] = bytes_of(target->host);
+	image->texts[IMAGE_REMOTE] = bytes_of(target->remote);
+	image->texts[IMAGE_SOCKET] = bytes_of(target_described_socket(service, target));
 }
 
 /* ---- descriptions --------------------------------------------------------------------------------- */
@@ -338,94 +486,206 @@ static bool status_is_settled(const struct stat *status)
 	return now.tv_sec - status->st_ctim.tv_sec >= SETTLED_AFTER_SECONDS;
 }
 
-static int description_problem(struct description_error *error, const char *reason)
+/* ---- a look at what lies at a path ------------------------------------------------------------------ */
+
+/* One catalog_open() under way. */
+struct look {
+	struct catalog *catalog;
+	const char *path;
+	size_t length;
+	size_t file_length; /* so many bytes of the path name what is looked at; fewer for what lies in a mount */
+	const union addr *client;
+	struct policy *directory; /* a reference; NULL for none */
+	struct service *known;    /* what is remembered of the path; NULL for nothing */
+	struct service **service;
+	int *connection;
+	struct catalog_problem *problem;
+};
+
+static int look_problem(struct look *look, int result, const char *reason)
 {
+	struct description_error *error = &look->problem->error;
+
 	*error = (struct description_error){ .line = 0 };
 	snprintf(error->reason, sizeof(error->reason), "%s", reason);
-	return -EINVAL;
+	return result;
 }
 
-/* Does a description say what is remembered already? The first line says it all. */
-static bool service_says(const struct service *known, const struct description *description)
+/* Where the file lies, in the catalog's buffer. */
+static const char *look_full_path(const struct look *look)
 {
-	return known && known->kind == service_kind_of(description->kind) &&
-	       strlen(known->target) == description->target.length &&
-	       memcmp(known->target, description->target.start, description->target.length) == 0;
+	snprintf(look->catalog->buffer, DESCRIPTION_FILE_BUFFER, "%s/%.*s", look->catalog->services,
+		 (int)look->file_length, look->path);
+	return look->catalog->buffer;
 }
 
-/* The service of a description that was just read: the one that is remembered when it says the same (its
- * receiver may have a connection to keep), else a new one in its place. */
-static int catalog_found_description(struct catalog *catalog, struct service *known, const char *path,
-				     size_t length, const struct description *description,
-				     struct service **service)
+static int look_found(const struct look *look, struct service *service)
 {
-	if (service_says(known, description)) {
-		service_ref(known);
-		*service = known;
-		return 0;
-	}
-	*service = service_new(catalog, service_kind_of(description->kind), path, length, description);
-	if (!*service)
-		return -ENOMEM;
-	if (known)
-		catalog_forget(catalog, known);
-	catalog_remember(catalog, *service);
+	service_ref(service);
+	*look->service = service;
 	return 0;
 }
 
+/* Something else than what was remembered, if anything was. */
+static int look_found_new(const struct look *look, const struct service_plan *plan)
+{
+	*look->service = service_new(look->catalog, plan);
+	if (!*look->service)
+		return -ENOMEM;
+	if (look->known)
+		catalog_forget(look->catalog, look->known);
+	catalog_remember(look->catalog, *look->service);
+	return 0;
+}
+
+/* What is to be served under a policy: the first target, and the policy's backends. */
+struct look_targets {
+	struct description targets[OPTIONS_BACKENDS_MAX + 1];
+	size_t count;
+};
+
+/* The backends that a directory names for all may not suit this one: mounts are no backends of other targets, and the
+ * other way round. */
+static void look_add_backends(struct look_targets *targets, const struct policy *policy)
+{
+	const bool is_mount = targets->targets[0].kind == DESCRIPTION_MOUNT;
+	struct description_error error;
+
+	targets->count = 1;
+	for (size_t i = 0; policy && i < policy->backend_count && i < OPTIONS_BACKENDS_MAX; i++) {
+		const char *backend = policy->backends[i];
+		struct description *target = &targets->targets[targets->count];
+		const struct description_text text = { backend, strlen(backend) };
+
+		if (description_parse_target(text, 0, target, &error) == 0 &&
+		    (target->kind == DESCRIPTION_MOUNT) == is_mount)
+			targets->count++;
+	}
+}
+
+static int look_new_socket(const struct look *look)
+{
+	struct look_targets targets = { .targets[0] = { .kind = DESCRIPTION_UNIX,
+							.target = { "unix", 4 },
+							.host = { "", 0 },
+							.service = { "", 0 },
+							.socket = { look->path, look->length } } };
+	struct service_plan plan = { .path = look->path,
+				     .path_length = look->length,
+				     .file_length = look->length,
+				     .kind = SERVICE_SOCKET,
+				     .directory = look->directory,
+				     .policy = look->directory,
+				     .options = { "", 0 },
+				     .targets = targets.targets };
+
+	look_add_backends(&targets, look->directory);
+	plan.target_count = targets.count;
+	return look_found_new(look, &plan);
+}
+
+/* A socket at the path itself: remembered when asked for before, so that sessions share it. */
+static int look_found_socket(const struct look *look)
+{
+	if (look->known && look->known->kind == SERVICE_SOCKET && look->known->directory == look->directory)
+		return look_found(look, look->known);
+	return look_new_socket(look);
+}
+
+/* Does the file say what is remembered already? A receiver may have a connection to keep. */
+static bool look_is_known(const struct look *look, const struct description *description)
+{
+	const struct service *known = look->known;
+
+	return known && known->directory == look->directory && known->kind != SERVICE_SOCKET &&
+	       known->kind == service_kind_of(description->kind) && known->file_length == look->file_length &&
+	       strlen(known->targets[0].text) == description->target.length &&
+	       memcmp(known->targets[0].text, description->target.start, description->target.length) == 0 &&
+	       strlen(known->options) == description->options.length &&
+	       memcmp(known->options, description->options.start, description->options.length) == 0;
+}
+
+static int look_new_description(const struct look *look, const struct description *description)
+{
+	struct look_targets targets = { .targets[0] = *description };
+	struct service_plan plan = { .path = look->path,
+				     .path_length = look->length,
+				     .file_length = look->file_length,
+				     .kind = service_kind_of(description->kind),
+				     .directory = look->directory,
+				     .options = description->options,
+				     .targets = targets.targets };
+	int r = policy_from_text(look->directory, look->path, description->options, 2, &plan.policy,
+				 &look->problem->error);
+
+	if (r != 0)
+		return r;
+	look_add_backends(&targets, plan.policy);
+	plan.target_count = targets.count;
+	r = look_found_new(look, &plan);
+	policy_unref(plan.policy);
+	return r;
+}
+
+/* A path that goes on behind the file is for the router behind a mount, and only that is. */
+static bool look_suits(const struct look *look, const struct description *description)
+{
+	size_t rest = look->length - look->file_length;
+
+	if (description->kind != DESCRIPTION_MOUNT)
+		return rest == 0;
+	return rest > 0 && description->service.length + rest <= REQUEST_LINE_MAX - strlen("\r\n");
+}
+
 /* Reads the file behind an O_PATH descriptor into the catalog's buffer: its length, or a negative errno. */
-static ssize_t catalog_read(struct catalog *catalog, int file_fd, struct stat *status)
+static ssize_t look_read(const struct look *look, int file_fd, struct stat *status)
 {
 	char link[32];
 
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", file_fd);
 	CLEANUP_CLOSE int fd = description_file_open(AT_FDCWD, link, status);
 
-	return fd < 0 ? fd : description_file_read(fd, catalog->buffer);
+	return fd < 0 ? fd : policy_read_settled(fd, status, look->catalog->buffer);
 }
 
-static int catalog_describe(struct catalog *catalog, int file_fd, struct service *known, const char *path,
-			    size_t length, struct service **service, struct description_error *error)
+static int look_describe(struct look *look, int file_fd)
 {
 	struct description description;
 	struct stat status;
-	ssize_t size = catalog_read(catalog, file_fd, &status);
+	ssize_t size = look_read(look, file_fd, &status);
 	int r;
 
 	if (size == -EFBIG)
-		return description_problem(error, "longer than 64 KiB");
+		return look_problem(look, -EINVAL, "longer than 64 KiB");
+	if (size == -EAGAIN)
+		return look_problem(look, -EAGAIN, "somebody is writing it");
 	if (size < 0)
 		return (int)size;
-	r = description_parse(catalog->buffer, (size_t)size, &description, error);
+	r = description_parse(look->catalog->buffer, (size_t)size, &description, &look->problem->error);
+	if (r == 0 && !look_suits(look, &description))
+		return -ENOENT;
 	if (r == 0)
-		r = catalog_found_description(catalog, known, path, length, &description, service);
+		r = look_is_known(look, &description) ? look_found(look, look->known) :
+							look_new_description(look, &description);
 	if (r != 0)
 		return r;
-	(*service)->stamp = stamp_of(&status);
-	(*service)->is_settled = status_is_settled(&status);
+	(*look->service)->stamp = stamp_of(&status);
+	(*look->service)->is_settled = status_is_settled(&status);
 	return 0;
 }
 
-/* ---- looking -------------------------------------------------------------------------------------- */
-
-/* The whole path of a service from the working directory on, in the catalog's buffer. */
-static const char *catalog_full_path(struct catalog *catalog, const char *path, size_t length)
+/* Is a remembered description still what its file and its directories say? */
+static bool look_is_current(const struct look *look)
 {
-	snprintf(catalog->buffer, DESCRIPTION_FILE_BUFFER, "%s/%.*s", catalog->services, (int)length, path);
-	return catalog->buffer;
-}
-
-/* Is a remembered description still what its file says? */
-static bool service_is_current(struct service *service)
-{
+	const struct service *known = look->known;
 	struct service_stamp stamp;
 	struct stat status;
 
-	if (!service->is_settled ||
-	    stat(catalog_full_path(service->catalog, service->path, service->path_length), &status) != 0)
+	if (!known->is_settled || known->directory != look->directory ||
+	    known->file_length != look->file_length || stat(look_full_path(look), &status) != 0)
 		return false;
 	stamp = stamp_of(&status);
-	return stamp_is_equal(&stamp, &service->stamp);
+	return stamp_is_equal(&stamp, &known->stamp);
 }
 
 static bool errno_means_absent(int error)
@@ -433,30 +693,59 @@ static bool errno_means_absent(int error)
 	return error == -ENOENT || error == -ENOTDIR || error == -ELOOP || error == -ENAMETOOLONG;
 }
 
-/* A socket at the path itself: remembered when asked for before, so that sessions share it. */
-static int catalog_found_socket(struct catalog *catalog, struct service *known, const char *path,
-				size_t length, struct service **service)
+/* Takes the first component from *path and opens that directory: a descriptor, or a negative errno; -ENOENT when
+ * there is none. */
+static int open_component(int directory_fd, const char **path, size_t *length)
 {
-	if (known && known->kind == SERVICE_SOCKET) {
-		service_ref(known);
-		*service = known;
-		return 0;
+	const char *slash = memchr(*path, '/', *length);
+	size_t name_length = slash ? (size_t)(slash - *path) : 0;
+	char name[NAME_MAX + 1];
+	int fd;
+
+	if (!slash || name_length > NAME_MAX)
+		return -ENOENT;
+	memcpy(name, *path, name_length);
+	name[name_length] = '\0';
+	*length -= name_length + 1;
+	*path = slash + 1;
+	fd = openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* So many bytes of the path name something that is no directory, though the path goes on behind it; 0 for none. Directory
+ * by directory, since a whole path for each of many would cost their square. */
+static size_t look_find_file(const struct look *look)
+{
+	const char *path = look->path;
+	size_t length = look->length;
+	int directory = open(look->catalog->services, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	while (directory >= 0) {
+		int next = open_component(directory, &path, &length);
+
+		close(directory);
+		directory = next;
 	}
-	*service = service_new(catalog, SERVICE_SOCKET, path, length, NULL);
-	if (!*service)
-		return -ENOMEM;
-	if (known)
-		catalog_forget(catalog, known);
-	catalog_remember(catalog, *service);
-	return 0;
+	return directory == -ENOTDIR ? (size_t)(path - 1 - look->path) : 0;
+}
+
+static int look_at_socket(const struct look *look, int file_fd)
+{
+	int r;
+
+	if (!policy_admits(look->directory, look->client))
+		return -EPERM;
+	r = look_found_socket(look);
+	if (r == 0 && !(*look->service)->has_choice)
+		*look->connection = dial_unix_at(file_fd);
+	return r;
 }
 
 /* The slower look, for what is no socket that answers: opens the path, then connects or reads what was
  * opened. */
-static int catalog_inspect(struct catalog *catalog, struct service *known, const char *path, size_t length,
-			   struct service **service, int *connection, struct description_error *error)
+static int look_inspect(struct look *look)
 {
-	CLEANUP_CLOSE int file = fd_open_path(catalog_full_path(catalog, path, length), O_PATH);
+	CLEANUP_CLOSE int file = fd_open_path(look_full_path(look), O_PATH);
 	struct stat status;
 	int r;
 
@@ -464,104 +753,111 @@ static int catalog_inspect(struct catalog *catalog, struct service *known, const
 		return errno_means_absent(file) ? -ENOENT : file;
 	if (fstat(file, &status) != 0)
 		return -errno;
-	if (S_ISSOCK(status.st_mode)) {
-		*connection = dial_unix_at(file);
-		return catalog_found_socket(catalog, known, path, length, service);
-	}
+	if (S_ISSOCK(status.st_mode) && look->file_length == look->length)
+		return look_at_socket(look, file);
 	if (!S_ISREG(status.st_mode))
 		return -ENOENT;
-	r = catalog_describe(catalog, file, known, path, length, service, error);
+	r = look_describe(look, file);
 	return errno_means_absent(r) ? -ENOENT : r;
 }
 
-/* Only a name that is not there says that there are no options: what cannot be looked at might hold some.
- * Where looking is not permitted, neither is going on to what lies below. */
-static bool file_may_exist(int directory_fd, const char *path)
+/* What lies behind a file on the way. */
+static int look_into_mount(struct look *look)
 {
-	struct stat status;
-
-	return fstatat(directory_fd, path, &status, AT_SYMLINK_NOFOLLOW) == 0 ||
-	       (errno != ENOENT && errno != ENOTDIR && errno != EACCES);
-}
-
-/* Takes the first component from *path and opens that directory: a descriptor, or -1 when there is none, or
- * none of that name. */
-static int open_component(int directory_fd, const char **path, size_t *length)
-{
-	const char *slash = memchr(*path, '/', *length);
-	size_t name_length = slash ? (size_t)(slash - *path) : 0;
-	char name[NAME_MAX + 1];
-
-	if (!slash || name_length > NAME_MAX)
-		return -1;
-	memcpy(name, *path, name_length);
-	name[name_length] = '\0';
-	*length -= name_length + 1;
-	*path = slash + 1;
-	return openat(directory_fd, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-}
-
-/* Is there a ".kaiso" in the services directory, or in one of those on the way to path? It may say who must
- * not enter, so what lies below is refused rather than opened to everybody. Directory by directory, since a
- * whole path for each of many would cost their square. */
-static bool catalog_has_directory_options(struct catalog *catalog, const char *path, size_t length)
-{
-	CLEANUP_CLOSE int directory = -1;
-
-	if (file_may_exist(AT_FDCWD,
-			   catalog_full_path(catalog, DIRECTORY_OPTIONS, strlen(DIRECTORY_OPTIONS))))
-		return true;
-	if (!memchr(path, '/', length))
-		return false;
-	directory = open(catalog->services, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	while (directory >= 0) {
-		int next = open_component(directory, &path, &length);
-
-		close(directory);
-		directory = next;
-		if (directory >= 0 && file_may_exist(directory, DIRECTORY_OPTIONS))
-			return true;
-	}
-	return false;
-}
-
-static int catalog_look(struct catalog *catalog, const char *path, size_t length, struct service **service,
-			int *connection, struct description_error *error)
-{
-	struct service *known = catalog_recall(catalog, catalog_path_hash(path, length), path, length);
-
-	if (catalog_has_directory_options(catalog, path, length))
-		return description_problem(error, "options for directories (" DIRECTORY_OPTIONS
-						  " files) are not supported by this version");
-	if (known && known->kind != SERVICE_SOCKET) {
-		if (!service_is_current(known))
-			return catalog_inspect(catalog, known, path, length, service, connection, error);
-		service_ref(known);
-		*service = known;
-		return 0;
-	}
-	*connection = dial_unix(catalog_full_path(catalog, path, length));
-	if (*connection >= 0 || *connection == -EAGAIN)
-		return catalog_found_socket(catalog, known, path, length, service);
-	if (errno_means_absent(*connection))
+	look->file_length = look_find_file(look);
+	if (look->file_length == 0)
 		return -ENOENT;
-	return catalog_inspect(catalog, known, path, length, service, connection, error);
+	if (look->known && look->known->kind == SERVICE_MOUNT && look_is_current(look))
+		return look_found(look, look->known);
+	return look_inspect(look);
 }
 
-int catalog_open(struct catalog *catalog, const char *path, size_t length, struct service **service,
-		 int *connection, struct description_error *error)
+/* Without connecting. */
+static int look_without(struct look *look)
 {
+	int r = look_inspect(look);
+
+	return r == -ENOENT && memchr(look->path, '/', look->length) ? look_into_mount(look) : r;
+}
+
+/* The common case: connecting by the path checks and uses in one step. */
+static int look_connect(struct look *look)
+{
+	*look->connection = dial_unix(look_full_path(look));
+	if (*look->connection >= 0 || *look->connection == -EAGAIN)
+		return look_found_socket(look);
+	if (*look->connection == -ENOTDIR)
+		return look_into_mount(look);
+	return errno_means_absent(*look->connection) ? -ENOENT : look_inspect(look);
+}
+
+static int look_find(struct look *look)
+{
+	const struct policy *directory = look->directory;
+
+	if (look->path[look->length - 1] == '/')
+		return look_into_mount(look);
+	if (look->known && look->known->kind == SERVICE_MOUNT) {
+		int r = look_into_mount(look);
+
+		if (r != -ENOENT)
+			return r;
+		/* No longer: a directory may lie in the place of the file. */
+		look->file_length = look->length;
+		return look_without(look);
+	}
+	if (look->known && look->known->kind != SERVICE_SOCKET)
+		return look_is_current(look) ? look_found(look, look->known) : look_without(look);
+	/* Who may not, or where there is a choice, is not connected by way of looking. */
+	if (directory && (directory->backend_count > 0 || !policy_admits(directory, look->client)))
+		return look_without(look);
+	return look_connect(look);
+}
+
+static int look_open(struct look *look)
+{
+	const struct service *service;
+	int r = policies_find(look->catalog->policies, look->path, look->length, &look->directory,
+			      &look->problem->error, look->problem->file);
+
+	if (r == -EAGAIN)
+		return look_problem(look, -EAGAIN, "somebody is writing it");
+	if (r != 0)
+		return r;
+	look->problem->file[0] = '\0';
+	look->known = catalog_recall(look->catalog, catalog_path_hash(look->path, look->length), look->path,
+				     look->length);
+	r = look_find(look);
+	policy_unref(look->directory);
+	service = *look->service;
+	if (r == 0 && !policy_admits(service->policy, look->client))
+		return -EPERM;
+	if (r == 0 && service->kind == SERVICE_UNIX && !service->has_choice)
+		*look->connection = dial_unix(service->targets[0].socket_path);
+	return r;
+}
+
+int catalog_open(struct catalog *catalog, const char *path, size_t length, const union addr *client,
+		 struct service **service, int *connection, struct catalog_problem *problem)
+{
+	struct look look = { .catalog = catalog,
+			     .path = path,
+			     .length = length,
+			     .file_length = length,
+			     .client = client,
+			     .service = service,
+			     .connection = connection,
+			     .problem = problem };
 	int r;
 
 	*service = NULL;
 	*connection = -1;
-	r = catalog_look(catalog, path, length, service, connection, error);
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it takes -errno for 0, which no failed call leaves */
-	if (r == 0 && (*service)->kind == SERVICE_UNIX)
-		*connection = dial_unix((*service)->socket_path);
-	if (r < 0 && *connection >= 0)
+	r = look_open(&look);
+	if (r == 0)
+		return 0;
+	if (*connection >= 0)
 		close(*connection);
-	if (r < 0)
-		*service = catalog_unknown(catalog, path, length);
+	service_unref(*service);
+	*service = catalog_unknown(catalog, path, length);
 	return r;
 }

@@ -19,7 +19,9 @@
 #include "net/addr.h"
 #include "net/loop.h"
 #include "proto/description.h"
+#include "router/backends.h"
 #include "router/handover.h"
+#include "router/policy.h"
 #include "router/turns.h"
 
 #define CATALOG_BUCKETS 1024
@@ -45,8 +47,26 @@ struct service_stamp {
 	struct timespec changed;
 };
 
-/* Immutable but for its place in memory, its stamp, its receiver and its turn. The texts live as long as
- * the service. */
+/* One of the places where a service is to be had. The texts are terminated and live as long as the service. */
+struct target {
+	enum service_kind kind;
+	bool is_srv;   /* SRV, MOUNT: host is a name that SRV is asked for */
+	bool asks;     /* KAISO, MOUNT, SRV with a SERVICE: the router there is sent the line `remote` */
+	uint16_t port; /* TCP, KAISO, MOUNT */
+	uint16_t knock_port;      /* PASSFD, 0 for none */
+	union addr address;       /* TCP, KAISO, MOUNT with a numeric host; else its family is AF_UNSPEC */
+	uint64_t plain_until_ms;  /* KAISO, exposed: it did not know ".kaiso/open"; not asked again before */
+	struct receiver receiver; /* PASSFD */
+	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
+	struct backend *backend;  /* how it is doing; NULL where there is no other */
+	const char *socket_path;  /* SOCKET, UNIX, PASSFD: to be connected */
+	const char *host;         /* the others, as a rule; else "" */
+	const char *remote;
+	const char *text; /* for logs: "unix" for SOCKET, else as described; NULL for UNKNOWN */
+};
+
+/* Immutable but for its place in memory, its stamp, its loop, and what its targets learn. The texts live as long
+ * as the service. */
 struct service {
 	struct catalog *catalog;
 	struct service *next; /* in its bucket */
@@ -55,52 +75,63 @@ struct service {
 	unsigned references;
 	bool is_remembered; /* in its bucket */
 	bool is_settled;    /* its file was not being changed when it was read: the stamp can be trusted */
-	enum service_kind kind;
-	uint16_t port;       /* TCP, KAISO */
-	union addr address;  /* TCP, KAISO with a numeric host; else its family is AF_UNSPEC */
-	uint16_t knock_port; /* PASSFD, 0 for none */
-	uint64_t hash;       /* of the path */
+	bool has_choice;    /* several targets, or hosts that DNS has: see attempt.h */
+	bool has_handover;  /* one of its targets is a PASSFD */
+	enum service_kind kind; /* the first target's */
+	uint64_t hash;          /* of the path */
 	struct service_stamp stamp;
-	struct receiver receiver; /* PASSFD */
-	uint64_t loop_until_ms;   /* KAISO, exposed: its kaiso turned out to be its own listener */
-	uint64_t plain_until_ms;  /* KAISO, exposed: it did not know ".kaiso/open"; not asked again before */
-	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
+	uint64_t loop_until_ms;      /* exposed: its kaiso turned out to be its own listener */
+	struct policy *directory;    /* what it was made under; NULL for none */
+	struct policy *policy;       /* that, and its own option lines; NULL for none */
+	struct backend_group *group; /* where there is a choice */
 	size_t path_length;
-	const char *path;        /* as the client says it; all texts are terminated */
-	const char *socket_path; /* SOCKET, UNIX, PASSFD: to be connected */
-	const char *host;        /* TCP, KAISO */
-	const char *remote;      /* KAISO: the path to ask for there */
-	const char *target;      /* for logs: "unix" for SOCKET, else the description's first line */
-	char text[];
+	size_t file_length;  /* so many bytes of the path name its file; fewer for a MOUNT */
+	const char *path;    /* as the client says it, terminated */
+	const char *options; /* its option lines, as they stand in its file */
+	size_t target_count; /* 1 or more */
+	struct target targets[];
 };
 
 struct catalog {
 	struct loop *loop;
-	const char *services; /* borrowed */
+	const char *services; /* borrowed, as are the next two */
+	struct policies *policies;
+	struct backends *backends;
 	struct service *buckets[CATALOG_BUCKETS];
 	struct list unused; /* oldest first */
 	size_t unused_count;
 	char *buffer; /* for reading descriptions and building paths */
 };
 
-/* services is borrowed for the catalog's life. 0 or -ENOMEM. */
-int catalog_init(struct catalog *catalog, struct loop *loop, const char *services);
+/* services, and what all threads share, are borrowed for the catalog's life. policies may be NULL when there is no
+ * services directory. 0 or -ENOMEM. */
+int catalog_init(struct catalog *catalog, struct loop *loop, const char *services, struct policies *policies,
+		 struct backends *backends);
 
 /* No service may be referenced any more. What it frees is freed by loop_run_out(). */
 void catalog_deinit(struct catalog *catalog);
 
+/* Why a service cannot be opened, for the log: what is invalid, and in which file ("" for the description's own). */
+struct catalog_problem {
+	struct description_error error;
+	char file[POLICY_FILE_SIZE];
+};
+
 /*
- * Finds the service at a path that path_check() accepts, and connects to it where that is the way to
- * look. *service gets a reference (SERVICE_UNKNOWN on errors; NULL when out of memory). Returns
- *   0                       found. *connection: for SOCKET and UNIX what dial_unix() said, a descriptor (the caller's)
- *                           or a negative errno; -1 and meaningless for the others
+ * Finds the service at a path that path_check() accepts, for a client of that address, and connects to it where
+ * that is the way to look. A path may end in one '/' as well: then it is found only where it leads into a mount.
+ * *service gets a reference (SERVICE_UNKNOWN on errors; NULL when out of memory). Returns
+ *   0                       found. *connection: for SOCKET and UNIX without a choice what dial_unix() said, a descriptor
+ *                           (the caller's) or a negative errno; -1 and meaningless for all others
  *   -ENOENT                 nothing there, or nothing that is a service
- *   -EINVAL                 an invalid description: *error says why
+ *   -EPERM                  this client may not have it (allow, deny): to the client as if nothing was there
+ *   -EINVAL                 an invalid description or file of options: *problem says why
+ *   -EAGAIN                 a file is being written: ask again in a moment; *problem says which
  *   another negative errno  it cannot be looked at: -EACCES, -EMFILE, -ENOMEM, -EIO...
  * Blocks only on the file system.
  */
-int catalog_open(struct catalog *catalog, const char *path, size_t length, struct service **service,
-		 int *connection, struct description_error *error);
+int catalog_open(struct catalog *catalog, const char *path, size_t length, const union addr *client,
+		 struct service **service, int *connection, struct catalog_problem *problem);
 
 struct router_exposure;
 
@@ -111,18 +142,19 @@ struct service *catalog_exposed(struct catalog *catalog, const struct router_exp
 
 struct session_image;
 
-/* A service with one reference as the image of one of its sessions names it, whatever has become of it in the
+/* A service with one reference and one target as the image of one of its sessions names it, whatever has become of it in the
  * directory. NULL when out of memory. */
 struct service *catalog_restored(struct catalog *catalog, const struct session_image *image);
 
-/* What makes an image name this service. The image borrows from it. */
-void service_image_of(const struct service *service, struct session_image *image);
+/* What makes an image name this service and that target of it. The image borrows from it. */
+void service_image_of(const struct service *service, const struct target *target,
+		      struct session_image *image);
 
 /* A SERVICE_UNKNOWN with one reference, for the log line of a path that is refused as such. NULL when out
  * of memory. */
 struct service *catalog_unknown(struct catalog *catalog, const char *path, size_t length);
 
-/* "unix", "tcp", "kaiso", "passfd", or NULL for SERVICE_UNKNOWN. Static. */
+/* "unix", "tcp", "kaiso", "passfd", "mount", "srv", or NULL for SERVICE_UNKNOWN. Static. */
 const char *service_kind_name(enum service_kind kind);
 
 /* service->hash of a path. */

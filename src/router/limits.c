@@ -155,6 +155,11 @@ enum limit limits_begin_session(struct limits *limits, const union addr *client)
 	return limit;
 }
 
+enum limit limits_move_session(struct limits *limits, const union addr *client)
+{
+	return address_begin_session(limits, client);
+}
+
 void limits_restore_session(struct limits *limits, const union addr *client)
 {
 	struct limits_address *address;
@@ -235,6 +240,8 @@ const char *limit_name(enum limit limit)
 		return "max-requests-per-second";
 	case LIMIT_LISTS:
 		return "max-lists";
+	case LIMIT_SERVICE_SESSIONS:
+		return "max-sessions of the service";
 	case LIMIT_DESCRIPTORS:
 		return "descriptors";
 	}

@@ -22,8 +22,9 @@ enum limit {
 	LIMIT_SESSIONS,
 	LIMIT_ADDRESS_SESSIONS,
 	LIMIT_ADDRESS_REQUESTS,
-	LIMIT_LISTS,       /* or, of the lister, LISTER_TEXTS_MAX */
-	LIMIT_DESCRIPTORS, /* not decided here: the system's own */
+	LIMIT_LISTS,            /* or, of the lister, LISTER_TEXTS_MAX */
+	LIMIT_SERVICE_SESSIONS, /* `max-sessions` of the service's own options; not decided here */
+	LIMIT_DESCRIPTORS,      /* not decided here: the system's own */
 };
 
 struct limits_address;
@@ -48,6 +49,10 @@ void limits_deinit(struct limits *limits);
 /* A session begins (LIMIT_NONE), or may not. Each that began must end with the same address. */
 enum limit limits_begin_session(struct limits *limits, const union addr *client);
 void limits_end_session(struct limits *limits, const union addr *client);
+
+/* A session that began without an address turns out to be of this one: LIMIT_NONE, or it must not go on, and ends without an
+ * address. */
+enum limit limits_move_session(struct limits *limits, const union addr *client);
 
 /* A session goes on that was admitted by the process before this one. It ends as others do. */
 void limits_restore_session(struct limits *limits, const union addr *client);

@@ -5,6 +5,9 @@
  * first and all that ask for the same, walks without the mutex, and answers
  * them. A wish that comes meanwhile stays queued, and so sees what changed.
  *
+ * A list leaves out what its client may not open. As long as no rule had a say in it, it is everybody's; else it is that
+ * of one address, and the others that wait for the same list go back to the head of the queue.
+ *
  * All texts that somebody holds are in one list. It holds no reference itself;
  * a text that equals one in it joins that one and is dropped. Equal is
  * decided by hash and length under the lock, and byte by byte outside it:
@@ -13,23 +16,23 @@
 #include "router/lister.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/sandbox.h"
-#include "router/description_file.h"
 #include "router/listing.h"
+#include "router/summaries.h"
+#include "router/trail.h"
 
-SANDBOX_CALLS("setpriority");
+SANDBOX_CALLS("poll", "ppoll", "setpriority");
 
 /* ---- texts --------------------------------------------------------------------------------------- */
 
@@ -152,12 +155,17 @@ struct lister {
 	struct list waiting;      /* under the mutex */
 	_Atomic bool is_stopping; /* written under the mutex, read by the walk without it */
 	struct log_limiter limiter;
-	char description[DESCRIPTION_FILE_BUFFER];
+	struct policies *policies; /* borrowed */
+	struct summaries *summaries;
 };
 
 /* How many entries pass between two looks whether anybody still waits. */
 #define CANCEL_INTERVAL 4096
 #define LISTER_NICE 19 /* of the thread: sessions go first */
+
+/* How long one walk waits, in all, for files that somebody is writing, and between two looks. */
+#define PATIENCE_MS (POLICY_REST_MS + 50)
+#define LOOK_AGAIN_MS 10
 
 /* A text being written: the lister_text itself, grown by doubling, so that it need not be copied when it
  * is finished. */
@@ -166,6 +174,11 @@ struct draft {
 	const struct list *batch; /* of the wishes that it is for */
 	unsigned entries;
 	bool is_detailed;
+	const union addr *client;
+	struct trail trail;
+	unsigned patience_ms; /* what is left of it */
+	bool is_personal;     /* a rule had a say in it */
+	bool has_left_out;    /* something that others may see */
 	struct lister_text *text;
 	size_t size; /* of its bytes */
 };
@@ -218,57 +231,138 @@ static void log_truncated(struct lister *lister, const char *bound, const char *
 	log_end(&line);
 }
 
-/* Finds the kind of an entry for a detailed list. *kind stays as it is when the description cannot be read
- * or is invalid: clients that asked for it would be refused. */
-static int find_kind(struct lister *lister, const struct listing_entry *entry, const char **kind)
+/* True: look again. Somebody is writing what is to be listed. */
+static bool draft_wait(struct draft *draft)
+{
+	if (draft->patience_ms < LOOK_AGAIN_MS || draft->lister->is_stopping)
+		return false;
+	draft->patience_ms -= LOOK_AGAIN_MS;
+	poll(NULL, 0, LOOK_AGAIN_MS);
+	return true;
+}
+
+/* What cannot be judged is left out, with all that is below it. */
+static int draft_enter(struct draft *draft, const struct listing_entry *entry)
 {
 	struct description_error error;
-	struct description description;
-	struct stat status;
-	ssize_t length;
-	int fd;
+	char file[POLICY_FILE_SIZE];
+	int r;
 
-	if (entry->kind == LISTING_SOCKET) {
-		*kind = description_kind_name(DESCRIPTION_UNIX);
+	do {
+		r = trail_enter(&draft->trail, entry->directory_fd, entry->path, entry->path_length, &error,
+				file);
+	} while (r == -EAGAIN && draft_wait(draft));
+	if (r == 0 || (r < 0 && listing_error_is_exhaustion(-r)))
+		return r;
+	draft->has_left_out = true;
+	return LISTING_SKIP;
+}
+
+/* What a list says of an entry. */
+struct draft_entry {
+	enum description_kind kind;
+	bool is_valid;
+	bool is_listed;
+	const char *about; /* terminated */
+};
+
+static int draft_describe(struct draft *draft, const struct listing_entry *entry, struct policy *directory,
+			  struct draft_entry *said)
+{
+	const struct summary *summary;
+	int r;
+
+	do {
+		r = summaries_find(draft->lister->summaries, entry->directory_fd, entry->name, &summary);
+	} while (r == -EAGAIN && draft_wait(draft));
+	said->is_listed = false;
+	if (r == -EAGAIN || r == -ENOENT) {
+		draft->has_left_out = draft->has_left_out || r == -EAGAIN;
 		return 0;
 	}
-	fd = description_file_open(entry->directory_fd, entry->name, &status);
-	if (fd < 0)
-		return listing_error_is_exhaustion(-fd) ? fd : 0;
-	length = description_file_read(fd, lister->description);
-	close(fd);
-	if (length >= 0 && description_parse(lister->description, (size_t)length, &description, &error) == 0)
-		*kind = description_kind_name(description.kind);
+	if (r < 0)
+		return r;
+	draft->is_personal = draft->is_personal || (summary->is_valid && summary->has_rules);
+	r = summary_admits(summary, directory, draft->client);
+	if (r < 0)
+		return r;
+	said->is_listed = r > 0;
+	said->is_valid = summary->is_valid;
+	said->kind = summary->kind;
+	if (summary->is_valid && summary->about)
+		said->about = summary->about;
 	return 0;
 }
 
-/* A path holds no control bytes, so tabs and line ends are safe separators. */
-static int draft_add_entry(struct draft *draft, const struct listing_entry *entry)
+/* Gathers what is said of a socket or a description. */
+static int draft_judge(struct draft *draft, const struct listing_entry *entry, struct draft_entry *said)
 {
-	const char *kind = NULL;
-	size_t kind_length = 0;
-	int result;
+	struct policy *directory = trail_policy(&draft->trail, entry->path, entry->path_length);
+	int r = 0;
 
-	if (draft->is_detailed) {
-		result = find_kind(draft->lister, entry, &kind);
-		if (result < 0 || !kind)
-			return result;
-		kind_length = strlen(kind);
+	*said = (struct draft_entry){ .kind = DESCRIPTION_UNIX,
+				      .is_valid = true,
+				      .about = directory ? directory->about : "" };
+	if (directory && directory->rule_count > 0)
+		draft->is_personal = true;
+	if (entry->kind == LISTING_SOCKET)
+		said->is_listed = policy_admits(directory, draft->client);
+	else
+		r = draft_describe(draft, entry, directory, said);
+	if (r == 0 && !said->is_listed)
+		draft->has_left_out = true;
+	return r;
+}
+
+/* The "about" may hold tabs, which separate what stands in a line. */
+static void draft_append_about(struct draft *draft, const char *about)
+{
+	for (const char *rest = about; *rest != '\0';) {
+		size_t length = strcspn(rest, "\t");
+
+		draft_append(draft, rest, length);
+		rest += length;
+		if (*rest == '\0')
+			break;
+		draft_append(draft, " ", 1);
+		rest++;
 	}
-	result = draft_reserve(draft, entry->path_length + kind_length + strlen("\t\t\r\n"));
-	if (result == DRAFT_FULL)
-		log_truncated(draft->lister, "text too long", entry->path, entry->path_length);
-	if (result != 0)
-		return result;
+}
 
+/* A path holds no control bytes, so tabs and line ends are safe separators. */
+static int draft_append_line(struct draft *draft, const struct listing_entry *entry,
+			     const struct draft_entry *said)
+{
+	const char *kind = description_kind_name(said->kind);
+	int r = draft_reserve(draft,
+			      entry->path_length + strlen(kind) + strlen(said->about) + strlen("/\t\t\r\n"));
+
+	if (r == DRAFT_FULL)
+		log_truncated(draft->lister, "text too long", entry->path, entry->path_length);
+	if (r != 0)
+		return r;
 	draft_append(draft, entry->path, entry->path_length);
-	if (kind) {
+	if (said->is_valid && said->kind == DESCRIPTION_MOUNT)
+		draft_append(draft, "/", 1);
+	if (draft->is_detailed) {
 		draft_append(draft, "\t", 1);
-		draft_append(draft, kind, kind_length);
-		draft_append(draft, "\t", 1); /* and an empty "about" */
+		draft_append(draft, kind, strlen(kind));
+		draft_append(draft, "\t", 1);
+		draft_append_about(draft, said->about);
 	}
 	draft_append(draft, "\r\n", 2);
 	return 0;
+}
+
+/* A detailed list has no line for what is invalid: clients that asked for it would be refused. */
+static int draft_add_entry(struct draft *draft, const struct listing_entry *entry)
+{
+	struct draft_entry said;
+	int r = draft_judge(draft, entry, &said);
+
+	if (r < 0 || !said.is_listed || (draft->is_detailed && !said.is_valid))
+		return r;
+	return draft_append_line(draft, entry, &said);
 }
 
 static bool batch_is_cancelled(const struct list *batch)
@@ -289,6 +383,8 @@ static int draft_visit(const struct listing_entry *entry, void *context)
 	if (++draft->entries % CANCEL_INTERVAL == 0 && batch_is_cancelled(draft->batch))
 		return -ECANCELED;
 	switch (entry->kind) {
+	case LISTING_DIRECTORY:
+		return draft_enter(draft, entry);
 	case LISTING_SOCKET:
 	case LISTING_DESCRIPTION:
 		return draft_add_entry(draft, entry);
@@ -301,24 +397,41 @@ static int draft_visit(const struct listing_entry *entry, void *context)
 	case LISTING_BAD_NAME:
 	case LISTING_OTHER:
 	case LISTING_UNREADABLE:
-	case LISTING_OPTIONS:
 		/* Left out in silence: they would be logged anew for every list. `kaiso check` tells them. */
 		return 0;
 	}
 	return 0;
 }
 
-/* Walks and writes the list that all wishes of a batch ask for. On success *text is a draft, the caller's
- * to publish. */
-static int lister_write(struct lister *lister, const struct list *batch, struct lister_text **text)
+/* Not to be told from one that is not there: a directory of which all is left out. */
+static bool draft_is_secret(const struct draft *draft, const struct lister_wish *wish)
 {
-	const struct lister_wish *wish = CONTAINER_OF(batch->next, struct lister_wish, link);
-	struct draft draft = { .lister = lister, .batch = batch, .is_detailed = wish->is_detailed };
+	return wish->directory_length > 0 && draft->has_left_out && draft->text->length == 0;
+}
+
+/* Walks and writes the list that a wish of the batch asks for. On success *text is a draft, the caller's to publish;
+ * it is that of the others, too, unless *is_personal. */
+static int lister_write(struct lister *lister, const struct list *batch, const struct lister_wish *wish,
+			struct lister_text **text, bool *is_personal)
+{
+	struct draft draft = {
+		.lister = lister,
+		.batch = batch,
+		.is_detailed = wish->is_detailed,
+		.client = &wish->client,
+		.trail = { .policies = lister->policies },
+		.patience_ms = PATIENCE_MS,
+	};
 	int result = batch_is_cancelled(batch) ? -ECANCELED : draft_resize(&draft, DRAFT_SIZE_FIRST);
 
 	if (result < 0)
 		return result;
+	summaries_begin(lister->summaries);
 	result = listing_walk(lister->services, wish->directory, wish->directory_length, draft_visit, &draft);
+	trail_deinit(&draft.trail);
+	if (result >= 0 && draft_is_secret(&draft, wish))
+		result = -ENOENT;
+	*is_personal = draft.is_personal;
 	if (result < 0) {
 		free(draft.text);
 		return result;
@@ -372,12 +485,68 @@ static void wishes_finish(struct list *wishes, int result, struct lister_text *t
 	}
 }
 
-/* The one walk for a batch of count wishes that ask for the same. */
+/* What rules look at. */
+static bool client_is_same(const union addr *client, const union addr *other)
+{
+	if (client->sa.sa_family != other->sa.sa_family)
+		return false;
+	switch (client->sa.sa_family) {
+	case AF_INET:
+		return client->in.sin_addr.s_addr == other->in.sin_addr.s_addr;
+	case AF_INET6:
+		return memcmp(&client->in6.sin6_addr, &other->in6.sin6_addr, sizeof(struct in6_addr)) == 0;
+	default:
+		return true;
+	}
+}
+
+/* The first one that is still wanted, if any is. */
+static struct lister_wish *batch_speaker(const struct list *batch)
+{
+	for (const struct list *link = batch->next; link != batch; link = link->next) {
+		struct lister_wish *wish = CONTAINER_OF(link, struct lister_wish, link);
+
+		if (!wish->is_cancelled)
+			return wish;
+	}
+	return CONTAINER_OF(batch->next, struct lister_wish, link);
+}
+
+/* Puts the wishes of others than this client back, before those that came later. How many stay? */
+static unsigned lister_put_back(struct lister *lister, struct list *batch, const union addr *client)
+{
+	struct list others, *next;
+	unsigned count = 0;
+
+	list_init(&others);
+	for (struct list *link = batch->next; link != batch; link = next) {
+		struct lister_wish *wish = CONTAINER_OF(link, struct lister_wish, link);
+
+		next = link->next;
+		if (client_is_same(&wish->client, client)) {
+			count++;
+			continue;
+		}
+		list_remove(link);
+		list_append(&others, link);
+	}
+	pthread_mutex_lock(&lister->mutex);
+	list_splice(&others, &lister->waiting);
+	list_splice(&lister->waiting, &others);
+	pthread_mutex_unlock(&lister->mutex);
+	return count;
+}
+
+/* One walk for a batch of count wishes that ask for the same. */
 static void lister_answer(struct lister *lister, struct list *batch, unsigned count)
 {
+	struct lister_wish *speaker = batch_speaker(batch);
 	struct lister_text *text = NULL;
-	int result = lister_write(lister, batch, &text);
+	bool is_personal = false;
+	int result = lister_write(lister, batch, speaker, &text, &is_personal);
 
+	if (is_personal)
+		count = lister_put_back(lister, batch, &speaker->client);
 	if (result == 0)
 		text = text_publish_take(text, count);
 	if (result == 0 && !text)
@@ -433,7 +602,15 @@ static int lister_start(struct lister *lister)
 	return error;
 }
 
-struct lister *lister_new(const char *services)
+static void lister_deinit(struct lister *lister)
+{
+	summaries_free(lister->summaries);
+	pthread_cond_destroy(&lister->changed);
+	pthread_mutex_destroy(&lister->mutex);
+	free(lister);
+}
+
+struct lister *lister_new(const char *services, struct policies *policies)
 {
 	struct lister *lister = calloc(1, sizeof(*lister));
 	int error;
@@ -441,15 +618,15 @@ struct lister *lister_new(const char *services)
 	if (!lister)
 		return NULL;
 	lister->services = services;
+	lister->policies = policies;
+	lister->summaries = summaries_new();
 	list_init(&lister->waiting);
 	pthread_mutex_init(&lister->mutex, NULL);
 	pthread_cond_init(&lister->changed, NULL);
-	error = lister_start(lister);
+	error = lister->summaries ? lister_start(lister) : ENOMEM;
 	if (error == 0)
 		return lister;
-	pthread_cond_destroy(&lister->changed);
-	pthread_mutex_destroy(&lister->mutex);
-	free(lister);
+	lister_deinit(lister);
 	errno = error;
 	return NULL;
 }
@@ -463,9 +640,7 @@ void lister_free(struct lister *lister)
 	pthread_cond_signal(&lister->changed);
 	pthread_mutex_unlock(&lister->mutex);
 	pthread_join(lister->thread, NULL);
-	pthread_cond_destroy(&lister->changed);
-	pthread_mutex_destroy(&lister->mutex);
-	free(lister);
+	lister_deinit(lister);
 }
 
 void lister_submit(struct lister *lister, struct lister_wish *wish)

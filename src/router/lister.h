@@ -8,6 +8,9 @@
  * text that equals one which somebody still holds is dropped in favour of that
  * one, so slow readers of an unchanged directory hold one text together. Texts
  * that nobody holds are not kept.
+ *
+ * Left out is what the client may not open, and what cannot be judged because its rules are invalid or are just being
+ * written. A list that rules had a say in is shared only by wishes of the same address.
  */
 #ifndef KAISO_ROUTER_LISTER_H
 #define KAISO_ROUTER_LISTER_H
@@ -17,6 +20,8 @@
 #include <stdint.h>
 
 #include "base/list.h"
+#include "net/addr.h"
+#include "router/policy.h"
 
 /* No list is longer; what would be is left out, and the log says so. */
 #define LISTER_TEXT_MAX (128u << 20)
@@ -49,7 +54,7 @@ struct lister;
  * One wish for a list, in the caller's storage, untouched by the caller until it is done, save
  * is_cancelled. on_done() is called on the LISTER's thread, once, and must only hand the wish back to its
  * loop; then result says: 0 with text set (one reference, the wisher's); else text is NULL: -ENOENT (no
- * such directory), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of
+ * such directory, or none of which this client may see anything), -ENOBUFS (LISTER_TEXTS_MAX), -ENOMEM, -ECANCELED, or another negative errno of
  * listing_walk(). The wish belongs to the wisher again once on_done() was called.
  */
 struct lister_wish {
@@ -57,15 +62,16 @@ struct lister_wish {
 	void (*on_done)(struct lister_wish *wish);
 	_Atomic bool is_cancelled; /* set by the wisher: nobody wants it any more, so it need not be made */
 	bool is_detailed;          /* the ".kaiso/list" form: path TAB kind TAB about CRLF */
+	union addr client;         /* who asks; AF_UNSPEC or AF_UNIX: nobody whom a rule could name */
 	size_t directory_length;
 	int result;
 	struct lister_text *text;
 	const char *directory; /* terminated; "" for all; borrowed until the wish is done */
 };
 
-/* Starts the thread (all signals blocked in it). services is borrowed for the lister's life, and looked
- * up anew for every walk. NULL when out of resources (errno). */
-struct lister *lister_new(const char *services);
+/* Starts the thread (all signals blocked in it). services and policies are borrowed for the lister's life, and the
+ * former looked up anew for every walk. NULL when out of resources (errno). */
+struct lister *lister_new(const char *services, struct policies *policies);
 
 /* Ends the thread. Wishes not answered yet are answered with -ECANCELED, also those of the walk under
  * way, which stops at its next entry; waits for that. Nothing may be submitted any more. NULL is

@@ -38,7 +38,6 @@ struct names {
 	size_t size;
 	const char **sorted; /* into bytes */
 	size_t count;
-	bool has_options; /* a ".kaiso" is among the hidden ones */
 };
 
 static void names_deinit(struct names *names)
@@ -279,8 +278,6 @@ static int walk_take_names(struct walk *walk, size_t length, struct names *names
 		int result;
 
 		offset += file->d_reclen;
-		if (strcmp(file->d_name, DIRECTORY_OPTIONS) == 0)
-			names->has_options = true;
 		/* "." and ".." are hidden names too. */
 		if (file->d_name[0] == '.' || strlen(file->d_name) >= PATH_MAX)
 			continue;
@@ -326,13 +323,15 @@ static int walk_report_truncated(struct walk *walk, int directory_fd, const char
 }
 
 /* Right after the names of the top level were read; the walk's path still names it. */
-static int walk_report_options(struct walk *walk)
+static int walk_report_directory(struct walk *walk)
 {
-	const struct level *level = walk_top(walk);
+	int result = walk_report(walk, LISTING_DIRECTORY, walk_top(walk)->fd, ".", 0);
+	struct level *level = walk_top(walk);
 
-	if (!level->names.has_options)
-		return 0;
-	return walk_report(walk, LISTING_OPTIONS, level->fd, DIRECTORY_OPTIONS, 0);
+	if (result != LISTING_SKIP)
+		return result;
+	level->next = level->names.count;
+	return 0;
 }
 
 /* Enters the directory that the top level holds under name and the walk's path names already. */
@@ -369,7 +368,7 @@ static int walk_enter(struct walk *walk, const char *name, bool is_link)
 	if (result == 0 && !is_complete)
 		result = walk_report_truncated(walk, parent_fd, name);
 	if (result == 0)
-		result = walk_report_options(walk);
+		result = walk_report_directory(walk);
 	if (parent - walk->base >= LISTING_DESCRIPTORS_MAX)
 		level_close(&walk->levels[parent]);
 	return result;
@@ -529,7 +528,7 @@ static int walk_begin(struct walk *walk)
 	if (result == 0 && !is_complete)
 		result = walk_report_truncated(walk, fd, ".");
 	if (result == 0)
-		result = walk_report_options(walk);
+		result = walk_report_directory(walk);
 	return result;
 }
 

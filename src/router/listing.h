@@ -6,6 +6,7 @@
 #ifndef KAISO_ROUTER_LISTING_H
 #define KAISO_ROUTER_LISTING_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -32,7 +33,7 @@ enum listing_entry_kind {
 	LISTING_OTHER,       /* neither socket, regular file nor directory: reported, never listed */
 	LISTING_UNREADABLE,  /* a directory or link that cannot be read, or not to its end: reported */
 	LISTING_TRUNCATED,   /* a bound was reached here: reported */
-	LISTING_OPTIONS, /* a directory that holds a ".kaiso" (options, name): reported; path is the directory's */
+	LISTING_DIRECTORY,   /* a directory was entered, the first one too: reported before what it holds */
 };
 
 struct listing_entry {
@@ -40,13 +41,17 @@ struct listing_entry {
 	const char *path; /* from the services directory on; terminated; valid during the call only */
 	size_t path_length;
 	int directory_fd; /* borrowed, maybe O_PATH: the directory that holds the entry, and */
-	const char *name; /* its name therein, for openat(2); "." where the walk began */
+	const char *
+		name; /* its name therein, for openat(2); "." where the walk began. DIRECTORY: itself, and "." */
 	/* UNREADABLE: an errno. TRUNCATED: ENAMETOOLONG, no request line can carry the path; E2BIG,
 	 * LISTING_ENTRIES_MAX names were read, told once, of the first directory that is incomplete;
 	 * EMLINK, the directory was entered through LISTING_LINKS_MAX links before.
 	 * Else 0. */
 	int error;
 };
+
+/* What a visit of a LISTING_DIRECTORY may return: nothing below it is visited. */
+#define LISTING_SKIP INT_MAX
 
 /* Called for each entry, depth first, the names of a directory in byte order (a directory's content
  * stands where its name sorts; bytes compared unsigned). Hidden ones are never reported. A result

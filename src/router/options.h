@@ -9,6 +9,7 @@
 
 #include "net/dns.h"
 #include "net/relay.h"
+#include "proto/options.h"
 
 /* For `kaiso expose`: clients say nothing, each listener leads to one service of another kaiso. All
  * borrowed. */
@@ -18,6 +19,7 @@ struct router_exposure {
 	uint16_t port;
 	const char *target;          /* its address for logs */
 	const char *const *services; /* one for each listener, in their order; "" or "DIR/" for a list */
+	enum proxy_version proxy;    /* what that kaiso is told of the client, if anything */
 };
 
 /* Times are in milliseconds, 0 for no limit. */
@@ -28,7 +30,11 @@ struct router_options {
 	unsigned busy_poll_us; /* of each thread's loop */
 	bool has_verbs;
 	bool has_sandbox;
-	bool has_progress;          /* a status line on a terminal (meter.h) */
+	bool has_progress;    /* a status line on a terminal (meter.h) */
+	bool has_unix_fronts; /* clients of UNIX listeners are front ends, too */
+	const struct access_rule
+		*fronts; /* whose word counts for whose connection it is (PROXY protocol); borrowed */
+	size_t front_count;
 	const char *user;           /* to become (sandbox_become_user()); borrowed; NULL: nobody else */
 	enum relay_mode relay_up;   /* from TCP clients towards their service */
 	enum relay_mode relay_down; /* and back */

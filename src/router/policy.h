@@ -8,9 +8,11 @@
  *
  * A file that somebody is writing is not read: what is missing in it yet may be what would refuse the client. Such is a
  * file that somebody has open for writing (a read lease, fcntl(2) F_SETLEASE, tells; the file's owner may ask for it, and
- * root), and for whom that is not permitted, one that has changed less than POLICY_REST_MS ago and is not known in this
- * state. The same for a file that was there and is gone: some editors rename the old one and then write the new one, so
- * its being gone counts once its directory has rested for POLICY_REST_MS.
+ * who has CAP_LEASE), and for whom that is not permitted, one that has changed less than POLICY_REST_MS ago and is not
+ * known in this state. The same for a file that was there and is gone: some editors rename the old one and then write
+ * the new one, so its being gone counts once its directory has rested for POLICY_REST_MS, or it has been away for as
+ * long. That it was there is known from an earlier look, of POLICY_FILES_MAX files; what nobody has asked for since the
+ * router started is not.
  */
 #ifndef KAISO_ROUTER_POLICY_H
 #define KAISO_ROUTER_POLICY_H
@@ -19,17 +21,21 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "net/addr.h"
 #include "proto/description.h"
 #include "proto/options.h"
 
 #define POLICY_REST_MS 200
+#define POLICY_FILES_MAX \
+	4096 /* that are remembered; beyond, those that were not asked for longest are forgotten */
 
 /* Immutable; every text is terminated and lives as long as the policy. */
 struct policy {
 	_Atomic unsigned references;
-	unsigned named; /* which keys anybody has named, a bit each (1u << OPTION_...) */
+	struct policy *below; /* one reference: texts and rules may be its own */
+	unsigned named;       /* which keys anybody has named, a bit each (1u << OPTION_...) */
 	enum balance balance;
 	enum proxy_version proxy;
 	uint64_t max_sessions;       /* 0: no limit */
@@ -66,6 +72,22 @@ bool policy_admits(const struct policy *policy, const union addr *client);
 int policy_from_text(struct policy *below, const char *source, struct description_text text,
 		     unsigned first_line, struct policy **policy, struct description_error *error);
 
+/* What tells whether a file is still the one that was read. */
+struct policy_stamp {
+	uint64_t device;
+	uint64_t inode;
+	int64_t size;
+	struct timespec modified;
+	struct timespec changed;
+};
+
+struct policy_stamp policy_stamp_of(const struct stat *status);
+bool policy_stamp_is_equal(const struct policy_stamp *one, const struct policy_stamp *other);
+
+/* Ask it right after the reading: a file changed twice within one tick of the clock may look unchanged, so its stamp
+ * counts only when it had been at rest for a while (2 s). */
+bool policy_stamp_is_settled(const struct policy_stamp *stamp);
+
 struct policies;
 
 /* services is borrowed. NULL when out of memory. */
@@ -89,6 +111,11 @@ int policies_find(struct policies *policies, const char *path, size_t length, st
 int policies_find_directory(struct policies *policies, const char *directory, size_t length,
 			    struct policy **policy, struct description_error *error,
 			    char file[static POLICY_FILE_SIZE]);
+
+/* The same for a directory that is open (fd, maybe O_PATH), when above is what is said of the one that it lies in. */
+int policies_find_below(struct policies *policies, struct policy *above, int fd, const char *directory,
+			size_t length, struct policy **policy, struct description_error *error,
+			char file[static POLICY_FILE_SIZE]);
 
 /*
  * Reads a description's or an option file whole, and in one state: fd is open for reading; status is that of

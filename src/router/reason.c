@@ -46,6 +46,10 @@ const char *session_reason_name(enum session_reason reason)
 		return "shutdown";
 	case SESSION_CLOSED:
 		return "closed";
+	case SESSION_NOT_ALLOWED:
+		return "not-allowed";
+	case SESSION_PROXY:
+		return "proxy";
 	}
 	return "unknown";
 }
@@ -64,6 +68,7 @@ enum reply_code session_reason_reply(enum session_reason reason)
 	case SESSION_LOOP:
 		return REPLY_LOOP;
 	case SESSION_NOT_FOUND:
+	case SESSION_NOT_ALLOWED: /* what may not be opened is not seen */
 		return REPLY_NOT_FOUND;
 	case SESSION_DONE:
 	case SESSION_HANDED_OVER:
@@ -78,6 +83,7 @@ enum reply_code session_reason_reply(enum session_reason reason)
 	case SESSION_NO_MEMORY:
 	case SESSION_SHUTDOWN:
 	case SESSION_CLOSED:
+	case SESSION_PROXY:
 		break;
 	}
 	return REPLY_UNAVAILABLE;

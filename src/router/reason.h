@@ -25,10 +25,12 @@ enum session_reason {
 	SESSION_LIMIT,
 	SESSION_LOOP,
 	SESSION_NO_MEMORY,
-	SESSION_SHUTDOWN, /* the router was told to end */
-	SESSION_CLOSED,   /* an operator ended it: `kaiso close` */
+	SESSION_SHUTDOWN,    /* the router was told to end */
+	SESSION_CLOSED,      /* an operator ended it: `kaiso close` */
+	SESSION_NOT_ALLOWED, /* the service is not for this client (allow, deny): told as not found */
+	SESSION_PROXY, /* a header of the PROXY protocol that is missing, malformed, or not from a front end */
 };
-#define SESSION_REASON_COUNT (SESSION_CLOSED + 1)
+#define SESSION_REASON_COUNT (SESSION_PROXY + 1)
 
 /* The word of the log. Static. */
 const char *session_reason_name(enum session_reason reason);

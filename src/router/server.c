@@ -416,6 +416,7 @@ static int server_init(struct server *server, const struct router_options *optio
 	limits->lists_max = options->max_lists;
 	chains_init(&server->shared.chains);
 	turns_init(&server->shared.turns);
+	backends_init(&server->shared.backends);
 	r = server_take_signals(server);
 	if (r < 0)
 		return r;
@@ -428,7 +429,10 @@ static int server_init(struct server *server, const struct router_options *optio
 	if (r < 0)
 		return r;
 	if (options->services) {
-		server->shared.lister = lister_new(options->services);
+		server->shared.policies = policies_new(options->services);
+		if (!server->shared.policies)
+			return -ENOMEM;
+		server->shared.lister = lister_new(options->services, server->shared.policies);
 		if (!server->shared.lister)
 			return -errno;
 	}
@@ -480,6 +484,8 @@ static void server_free(struct server *server)
 	free(server->workers);
 	cleanup_close(&server->signals.fd);
 	cleanup_close(&server->idle.fd);
+	policies_free(server->shared.policies);
+	backends_deinit(&server->shared.backends);
 	turns_deinit(&server->shared.turns);
 	chains_deinit(&server->shared.chains);
 	limits_deinit(&server->shared.limits);

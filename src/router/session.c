@@ -25,8 +25,11 @@
 #include "base/macros.h"
 #include "base/sandbox.h"
 #include "net/dial.h"
+#include "net/srv.h"
+#include "proto/proxy_header.h"
 #include "proto/reply.h"
 #include "proto/request.h"
+#include "router/attempt.h"
 #include "router/session_image.h"
 #include "router/session_log.h"
 #include "router/worker.h"
@@ -45,13 +48,17 @@ SANDBOX_CALLS("connect", "getsockopt", "ioctl", "recvfrom", "sendto", "setsockop
 #define REPLY_PIECE (32u << 10)    /* of a list that is sent at a time, before all others have their turn */
 #define LIST_RATE_MIN (16u << 10)  /* bytes a second in which a list has to be taken */
 #define VERDICT_WORD ".kaiso/open "
+#define LIST_WORD ".kaiso/list"
 #define VERDICT_ASK_AGAIN_MS 60000 /* for a router that did not know the word: it may be replaced */
 #define LOOP_PAUSE_MS 1000
+#define FILE_WAIT_MS 20    /* a file that is being written is looked at again */
+#define FILE_PATIENCE 1000 /* ms that a client waits for it */
+#define ROUND_WAIT_MS 10   /* all targets have been tried, and one had no room: again */
 #define STEP_BUDGET 32
 #define DISCARD_MAX (256u << 10)
 
 /* An idle session costs this, 8 bytes of malloc(3), and two descriptors. */
-static_assert(sizeof(struct session) <= 184, "a session has grown");
+static_assert(sizeof(struct session) <= 192, "a session has grown");
 static_assert(REQUEST_LINE_MAX <= RELAY_SKIP_MAX, "the relay cannot skip a line");
 
 enum step { STEP_WAIT, STEP_NEXT };
@@ -69,7 +76,29 @@ struct session_reply {
 	char storage[];          /* the wish's directory, or the bytes of a short answer */
 };
 
+/* Of a client that came through a front end: what that said, for those it is passed on to. */
+struct session_origin {
+	union addr destination; /* where the client had connected to */
+	size_t tlv_length;
+	uint8_t tlvs[];
+};
+
+/* What only few sessions have. */
+struct session_extra {
+	struct attempt *attempt; /* the service has several targets, or its hosts are DNS's; from DIAL on */
+	struct srv_query *query; /* DIAL: for those hosts */
+	struct session_origin *origin; /* NULL: the client has come by itself */
+	struct backend_group *counted; /* a reference: the service that it counts for, by `max-sessions` */
+	uint64_t
+		patience_ms; /* REQUEST: up to when to wait for a file that is being written; 0: not waiting */
+	uint64_t idle_timeout_ms; /* as it was before an upgrade, if has_idle_timeout */
+	bool has_idle_timeout;
+	bool wants_header;  /* REQUEST: a front end has to say first whose connection it is */
+	bool wants_details; /* a list from behind a mount, in the form for tools */
+};
+
 static enum step on_request(struct session *session);
+static enum step on_dial(struct session *session);
 static enum step on_reply(struct session *session);
 static enum step on_lookup(struct session *session, const struct request *request);
 static enum step on_verdict(struct session *session);
@@ -97,8 +126,9 @@ static enum step session_step(struct session *session)
 		return on_handover(session);
 	case SESSION_RELAY:
 		return on_relay(session);
-	case SESSION_LOOKUP: /* over within on_request() */
 	case SESSION_DIAL:
+		return on_dial(session);
+	case SESSION_LOOKUP: /* over within on_request() */
 	case SESSION_ENDED:
 		break;
 	}
@@ -166,6 +196,47 @@ static void socket_set_urgent_inline(int fd, int is_inline)
 	setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &is_inline, sizeof(is_inline));
 }
 
+/* NULL when out of memory. */
+static struct session_extra *session_make_extra(struct session *session)
+{
+	if (!session->extra)
+		session->extra = calloc(1, sizeof(*session->extra));
+	return session->extra;
+}
+
+static struct attempt *session_attempt(const struct session *session)
+{
+	return session->extra ? session->extra->attempt : NULL;
+}
+
+struct target *session_target(const struct session *session)
+{
+	struct attempt *attempt = session_attempt(session);
+
+	if (attempt)
+		return attempt->target;
+	return session->service ? session->service->targets : NULL;
+}
+
+static uint64_t session_connect_timeout_ms(const struct session *session)
+{
+	const struct policy *policy = session->service ? session->service->policy : NULL;
+
+	return policy_names(policy, OPTION_CONNECT_TIMEOUT) ?
+		       policy->connect_timeout_ms :
+		       session->worker->shared->options->connect_timeout_ms;
+}
+
+static uint64_t session_idle_timeout_ms(const struct session *session)
+{
+	const struct policy *policy = session->service->policy;
+
+	if (session->extra && session->extra->has_idle_timeout)
+		return session->extra->idle_timeout_ms;
+	return policy_names(policy, OPTION_IDLE_TIMEOUT) ? policy->idle_timeout_ms :
+							   session->worker->shared->options->idle_timeout_ms;
+}
+
 /* ---- REQUEST --------------------------------------------------------------------------------------- */
 
 static enum step session_take_request(struct session *session, const struct request *request);
@@ -196,6 +267,72 @@ static bool session_consume(struct session *session, size_t length)
 	       (ssize_t)length;
 }
 
+static enum step session_begin_exposed(struct session *session);
+
+/* Keeps what the header says beside the client's address. NULL when out of memory. */
+static struct session_origin *origin_new(const struct proxy_header *header)
+{
+	struct session_origin *origin = malloc(sizeof(*origin) + header->tlv_length);
+
+	if (!origin)
+		return NULL;
+	addr_from_sockaddr(&origin->destination, (const struct sockaddr *)&header->destination,
+			   sizeof(header->destination));
+	origin->tlv_length = header->tlv_length;
+	if (header->tlv_length > 0)
+		memcpy(origin->tlvs, header->tlvs, header->tlv_length);
+	return origin;
+}
+
+/* From now on the client is who the front end says it is. */
+static enum step session_take_origin(struct session *session, const struct proxy_header *header)
+{
+	struct limits *limits = &session->worker->shared->limits;
+	union addr client;
+
+	addr_from_sockaddr(&client, (const struct sockaddr *)&header->source, sizeof(header->source));
+	session->limit = limits_move_session(limits, &client);
+	if (session->limit != LIMIT_NONE)
+		return session_refuse(session, SESSION_LIMIT);
+	session->peer = client;
+	session->extra->origin = origin_new(header);
+	return session->extra->origin ? STEP_NEXT : session_refuse(session, SESSION_NO_MEMORY);
+}
+
+/* A front end says first whose connection it is. */
+static enum step session_take_header(struct session *session, size_t peeked)
+{
+	struct proxy_header header;
+	int length = proxy_header_parse(session->worker->request, peeked, &header);
+	enum step step = STEP_NEXT;
+
+	if (length == 0 && peeked > 0 && !session->up.has_hung_up) {
+		session->up.is_readable = false;
+		return STEP_WAIT;
+	}
+	if (length <= 0) {
+		if (peeked > 0)
+			session_log_header(session, length < 0 ? header.reason : "it is cut short");
+		return session_refuse(session, peeked > 0 ? SESSION_PROXY : SESSION_CLIENT_CLOSED);
+	}
+	session->extra->wants_header = false;
+	if (header.kind == PROXY_HEADER_TCP)
+		step = session_take_origin(session, &header);
+	if (step == STEP_NEXT && !session_consume(session, (size_t)length))
+		return session_over(session, SESSION_CLIENT_RESET);
+	if (step == STEP_NEXT && session->is_exposed)
+		return session_begin_exposed(session);
+	return step;
+}
+
+/* A header of version 2 that nobody may send begins with what looks like two wishes for lists. */
+static bool is_stray_header(const char *bytes, size_t length)
+{
+	static const char signature[] = "\r\n\r\n\0\r\nQUIT\n";
+
+	return length >= sizeof(signature) - 1 && memcmp(bytes, signature, sizeof(signature) - 1) == 0;
+}
+
 static enum step on_request(struct session *session)
 {
 	struct worker *worker = session->worker;
@@ -213,6 +350,10 @@ static enum step on_request(struct session *session)
 	}
 	if (peeked < 0)
 		return session_refuse(session, SESSION_CLIENT_RESET);
+	if (session->extra && session->extra->wants_header)
+		return session_take_header(session, (size_t)peeked);
+	if (is_stray_header(worker->request, (size_t)peeked))
+		return session_refuse(session, SESSION_PROXY);
 	request = request_parse(worker->request, (size_t)peeked, worker->shared->options->has_verbs);
 	if (request.kind == REQUEST_TOO_LONG)
 		return session_refuse(session, SESSION_LINE_TOO_LONG);
@@ -237,14 +378,22 @@ static enum step session_refuse_path(struct session *session, const struct reque
 static enum step session_answer(struct session *session, const char *bytes, size_t length);
 static enum step session_want_list(struct session *session, const struct request *request);
 
-static enum step session_take_request(struct session *session, const struct request *request)
+/* Once, though it may have to wait. False: there have been too many. */
+static bool session_count_request(struct session *session)
 {
 	struct worker *worker = session->worker;
 
+	if (session->extra && session->extra->patience_ms)
+		return true;
 	worker->stats.requests++;
 	if (!session->has_listed)
 		histogram_observe(&worker->stats.request_time, session_age_ms(session));
-	if (limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) != LIMIT_NONE) {
+	return limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) == LIMIT_NONE;
+}
+
+static enum step session_take_request(struct session *session, const struct request *request)
+{
+	if (!session_count_request(session)) {
 		session->wants_verdict = request->kind == REQUEST_VERB_OPEN;
 		session->limit = LIMIT_ADDRESS_REQUESTS;
 		return session_refuse(session, SESSION_LIMIT);
@@ -252,8 +401,6 @@ static enum step session_take_request(struct session *session, const struct requ
 	switch (request->kind) {
 	case REQUEST_LIST:
 	case REQUEST_VERB_LIST:
-		if (!session_consume(session, request->line_length))
-			return session_over(session, SESSION_CLIENT_RESET);
 		return session_want_list(session, request);
 	case REQUEST_VERB_VERSION:
 		if (!session_consume(session, request->line_length))
@@ -354,16 +501,19 @@ static struct session_reply *reply_new_list(struct session *session, const char 
 		return NULL;
 	reply->wish.on_done = wish_on_done;
 	reply->wish.is_detailed = is_detailed;
+	reply->wish.client = session->peer;
 	reply->wish.directory_length = length;
 	reply->wish.directory = reply->storage;
 	return reply;
 }
 
-static enum step session_want_list(struct session *session, const struct request *request)
+static enum step session_make_list(struct session *session, const struct request *request)
 {
 	struct worker *worker = session->worker;
 	struct session_reply *reply;
 
+	if (!session_consume(session, request->line_length))
+		return session_over(session, SESSION_CLIENT_RESET);
 	if (limits_begin_list(&worker->shared->limits) != LIMIT_NONE) {
 		session->limit = LIMIT_LISTS;
 		return session_refuse(session, SESSION_LIMIT);
@@ -377,6 +527,17 @@ static enum step session_want_list(struct session *session, const struct request
 	reply->is_list = true;
 	lister_submit(worker->shared->lister, &reply->wish);
 	return session_enter_reply(session, reply);
+}
+
+static bool session_enters_mount(struct session *session, const struct request *request, enum step *step);
+
+static enum step session_want_list(struct session *session, const struct request *request)
+{
+	enum step step;
+
+	if (request->path_length > 0 && session_enters_mount(session, request, &step))
+		return step;
+	return session_make_list(session, request);
 }
 
 /* A client has so long for the whole of a list: a slow one gets it, one that drips does not hold its text
@@ -461,10 +622,18 @@ static enum step session_begin_unix(struct session *session, int connection);
 static enum step session_dial_host(struct session *session, uint64_t deadline_ms);
 static uint64_t session_connect_deadline(const struct session *session);
 static enum step session_enter_handover(struct session *session);
+static bool session_tries_another(struct session *session, int error);
 
+/* The target that was tried is not to be had; perhaps another one is. */
 static enum step session_fail(struct session *session, int error)
 {
+	const struct attempt *attempt = session_attempt(session);
+
 	session_log_failure(session, error);
+	if (session_tries_another(session, error))
+		return STEP_NEXT;
+	if (attempt && attempt->last_error)
+		error = attempt->last_error;
 	/* A name without an address is no missing service: the service stands in the directory. */
 	return session_refuse(session,
 			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
@@ -494,48 +663,184 @@ static bool session_is_loop(const struct session *session, uint64_t service_hash
 	       chains_is_loop(chains, &ends, service_hash);
 }
 
-static enum step on_lookup(struct session *session, const struct request *request)
+/* The file is whole. */
+static void session_wait_no_more(struct session *session)
 {
-	struct worker *worker = session->worker;
-	const char *path = request->path;
-	const size_t length = request->path_length;
-	struct description_error error;
-	int connection, r;
+	if (session->extra)
+		session->extra->patience_ms = 0;
+}
 
-	session_enter(session, SESSION_LOOKUP);
-	loop_timer_cancel(&worker->loop, &session->timer);
-	if (chains_is_known_loop(&worker->shared->chains, catalog_path_hash(path, length)) ||
-	    session_is_loop(session, catalog_path_hash(path, length))) {
-		session->service = catalog_unknown(&worker->catalog, path, length);
-		return session_refuse(session, SESSION_LOOP);
+/* A file that it depends on is being written: the client waits for the whole of it. */
+static enum step session_wait_for_file(struct session *session, const struct catalog_problem *problem)
+{
+	struct session_extra *extra = session_make_extra(session);
+	const uint64_t now_ms = session->worker->loop.now_ms;
+
+	if (!extra)
+		return session_refuse(session, SESSION_NO_MEMORY);
+	if (extra->patience_ms == 0)
+		extra->patience_ms = now_ms + FILE_PATIENCE;
+	if (now_ms >= extra->patience_ms) {
+		session_log_invalid(session, problem);
+		return session_refuse(session, SESSION_INVALID);
 	}
-	r = catalog_open(&worker->catalog, path, length, &session->service, &connection, &error);
-	if (r == -EINVAL)
-		session_log_invalid(session, &error);
-	else if (r < 0 && r != -ENOENT)
-		session_log_failure(session, r);
-	if (r < 0)
-		return session_refuse(session, session_reason_from_errno(r));
-	if (session->service->kind == SERVICE_PASSFD) {
-		if (!session_consume(session, request->line_length))
-			return session_over(session, SESSION_CLIENT_RESET);
-		return session_enter_handover(session);
-	}
-	relay_way_skip(&session->up, request->line_length);
-	switch (session->service->kind) {
+	service_unref(STEAL_PTR(session->service));
+	session_enter(session, SESSION_REQUEST);
+	return session_set_deadline(session, FILE_WAIT_MS);
+}
+
+static enum step session_refuse_service(struct session *session, int error,
+					const struct catalog_problem *problem)
+{
+	if (error == -EAGAIN)
+		return session_wait_for_file(session, problem);
+	if (error == -EPERM)
+		return session_refuse(session, SESSION_NOT_ALLOWED);
+	if (error == -EINVAL)
+		session_log_invalid(session, problem);
+	else if (error != -ENOENT)
+		session_log_failure(session, error);
+	return session_refuse(session, session_reason_from_errno(error));
+}
+
+/* Counts the session for its service, where that has a limit. SESSION_DONE, or why it may not go on. */
+static enum session_reason session_join_service(struct session *session)
+{
+	const struct service *service = session->service;
+	struct session_extra *extra;
+
+	if (!service->policy || service->policy->max_sessions == 0)
+		return SESSION_DONE;
+	extra = session_make_extra(session);
+	if (!extra)
+		return SESSION_NO_MEMORY;
+	extra->counted =
+		backends_group(&session->worker->shared->backends, service->path, service->path_length);
+	if (!extra->counted)
+		return SESSION_NO_MEMORY;
+	if (backends_group_begin(extra->counted, service->policy->max_sessions))
+		return SESSION_DONE;
+	backends_group_unref(STEAL_PTR(extra->counted));
+	session->limit = LIMIT_SERVICE_SESSIONS;
+	return SESSION_LIMIT;
+}
+
+static enum step session_begin_attempt(struct session *session, uint64_t deadline_ms)
+{
+	struct session_extra *extra = session_make_extra(session);
+	struct worker *worker = session->worker;
+
+	if (extra && !extra->attempt)
+		extra->attempt = malloc(sizeof(*extra->attempt));
+	if (!extra || !extra->attempt)
+		return session_refuse(session, SESSION_NO_MEMORY);
+	attempt_begin(extra->attempt, &worker->shared->backends, session->service, session,
+		      worker->loop.now_ms, deadline_ms);
+	session->dial = NULL;
+	session_enter(session, SESSION_DIAL);
+	return STEP_NEXT;
+}
+
+/* The service is found, and its client may have it. connection is what catalog_open() gave; else -1. */
+static enum step session_begin_service(struct session *session, int connection)
+{
+	const struct service *service = session->service;
+
+	if (service->has_choice)
+		return session_begin_attempt(session, session_connect_deadline(session));
+	switch (service->kind) {
 	case SERVICE_SOCKET:
 	case SERVICE_UNIX:
 		return session_begin_unix(session, connection);
 	case SERVICE_TCP:
 	case SERVICE_KAISO:
-		return session_dial_host(session, session_connect_deadline(session));
-	case SERVICE_PASSFD:
 	case SERVICE_MOUNT:
 	case SERVICE_SRV:
+		return session_dial_host(session, session_connect_deadline(session));
+	case SERVICE_PASSFD:
+		return session_enter_handover(session);
 	case SERVICE_UNKNOWN:
 		break;
 	}
 	return session_refuse(session, SESSION_NOT_FOUND);
+}
+
+/* From the line to the service, which session->service is then. */
+static enum step session_found(struct session *session, const struct request *request, int connection)
+{
+	enum session_reason reason = session_join_service(session);
+
+	session_wait_no_more(session);
+	if (reason != SESSION_DONE) {
+		cleanup_close(&connection);
+		return session_refuse(session, reason);
+	}
+	/* What is handed over has to begin behind the line. */
+	if (!session->service->has_handover)
+		relay_way_skip(&session->up, request->line_length);
+	else if (!session_consume(session, request->line_length))
+		return session_over(session, SESSION_CLIENT_RESET);
+	return session_begin_service(session, connection);
+}
+
+static bool session_closes_loop(struct session *session, const char *path, size_t length)
+{
+	const uint64_t hash = catalog_path_hash(path, length);
+
+	return chains_is_known_loop(&session->worker->shared->chains, hash) || session_is_loop(session, hash);
+}
+
+static enum step on_lookup(struct session *session, const struct request *request)
+{
+	struct catalog *catalog = &session->worker->catalog;
+	const char *path = request->path;
+	const size_t length = request->path_length;
+	struct catalog_problem problem;
+	int connection, r;
+
+	session_enter(session, SESSION_LOOKUP);
+	loop_timer_cancel(&session->worker->loop, &session->timer);
+	if (session_closes_loop(session, path, length)) {
+		session->service = catalog_unknown(catalog, path, length);
+		return session_refuse(session, SESSION_LOOP);
+	}
+	r = catalog_open(catalog, path, length, &session->peer, &session->service, &connection, &problem);
+	if (r < 0)
+		return session_refuse_service(session, r, &problem);
+	return session_found(session, request, connection);
+}
+
+/* "DIR/", where DIR is a mount, or lies in one: the connection goes on to the router there. False: it is none, and the
+ * list is ours to make. */
+static bool session_enters_mount(struct session *session, const struct request *request, enum step *step)
+{
+	struct catalog *catalog = &session->worker->catalog;
+	const size_t length = request->path_length + 1; /* its '/' stands behind it */
+	struct catalog_problem problem;
+	struct session_extra *extra;
+	int connection, r;
+
+	r = catalog_open(catalog, request->path, length, &session->peer, &session->service, &connection,
+			 &problem);
+	if (r < 0 && r != -EPERM && r != -EAGAIN) {
+		service_unref(STEAL_PTR(session->service));
+		session_wait_no_more(session);
+		return false;
+	}
+	session_enter(session, SESSION_LOOKUP);
+	loop_timer_cancel(&session->worker->loop, &session->timer);
+	extra = session_make_extra(session);
+	if (r < 0) {
+		*step = session_refuse_service(session, r, &problem);
+	} else if (!extra) {
+		*step = session_refuse(session, SESSION_NO_MEMORY);
+	} else if (session_closes_loop(session, request->path, length)) {
+		*step = session_refuse(session, SESSION_LOOP);
+	} else {
+		extra->wants_details = request->kind == REQUEST_VERB_LIST;
+		*step = session_found(session, request, connection);
+	}
+	return true;
 }
 
 /* ---- DIAL ------------------------------------------------------------------------------------------ */
@@ -549,10 +854,9 @@ static enum step session_enter_verdict(struct session *session);
 /* Of a connection that is begun now; UINT64_MAX for none. */
 static uint64_t session_connect_deadline(const struct session *session)
 {
-	const struct worker *worker = session->worker;
-	uint64_t timeout_ms = worker->shared->options->connect_timeout_ms;
+	uint64_t timeout_ms = session_connect_timeout_ms(session);
 
-	return timeout_ms ? worker->loop.now_ms + timeout_ms : UINT64_MAX;
+	return timeout_ms ? session->worker->loop.now_ms + timeout_ms : UINT64_MAX;
 }
 
 /* The dial that the session is to wait for; NULL (and the session refused) when out of memory. */
@@ -603,27 +907,123 @@ static enum step session_retry_unix(struct session *session, uint64_t deadline_m
 {
 	struct dial *dial = session_enter_dial(session, deadline_ms);
 
-	return dial ? session_dial_started(session,
-					   dial_start_unix_retry(dial, session->service->socket_path)) :
+	return dial ? session_dial_started(
+			      session, dial_start_unix_retry(dial, session_target(session)->socket_path)) :
 		      STEP_NEXT;
 }
 
 static enum step session_dial_host(struct session *session, uint64_t deadline_ms)
 {
+	const struct attempt *attempt = session_attempt(session);
+	const struct srv_target *host = attempt ? attempt_host(attempt) : NULL;
+	const struct target *target = session_target(session);
 	struct dial *dial;
-	struct service *service = session->service;
 	int r;
 
-	if (service->host[0] == '\0')
+	if (target->host[0] == '\0')
 		return session_retry_unix(session, deadline_ms);
 	dial = session_enter_dial(session, deadline_ms);
 	if (!dial)
 		return STEP_NEXT;
-	if (service->address.sa.sa_family != AF_UNSPEC)
-		r = dial_start_addresses(dial, &service->address, 1);
+	if (host)
+		r = dial_start_addresses(dial, host->addresses, host->address_count);
+	else if (target->address.sa.sa_family != AF_UNSPEC)
+		r = dial_start_addresses(dial, &target->address, 1);
 	else
-		r = dial_start_host(dial, worker_resolver(session->worker), service->host, service->port);
+		r = dial_start_host(dial, worker_resolver(session->worker), target->host, target->port);
 	return session_dial_started(session, r);
+}
+
+static void session_on_answer(void *context, int error, struct srv_answer *answer)
+{
+	struct session *session = context;
+	struct worker *worker = session->worker;
+	struct session_extra *extra = session->extra;
+
+	extra->query = NULL;
+	loop_timer_cancel(&worker->loop, &session->timer);
+	if (answer)
+		attempt_take_answer(extra->attempt, answer, srv_cache_random(worker_srv(worker)),
+				    worker->loop.now_ms);
+	else
+		session_fail(session, error);
+	session_run(session);
+}
+
+/* The hosts of its target are DNS's. */
+static enum step session_look_up(struct session *session)
+{
+	struct session_extra *extra = session->extra;
+	struct worker *worker = session->worker;
+	struct srv_cache *cache = worker_srv(worker);
+
+	if (cache)
+		extra->query = srv_start(cache, extra->attempt->target->host, session_on_answer, session);
+	if (!extra->query)
+		return session_fail(session, -ENOMEM);
+	return session_set_deadline_at(session, attempt_deadline_ms(extra->attempt, worker->loop.now_ms));
+}
+
+static enum step session_reach_unix(struct session *session)
+{
+	int fd = dial_unix(session_target(session)->socket_path);
+
+	return fd == -EAGAIN ? session_fail(session, fd) : session_begin_unix(session, fd);
+}
+
+/* Of the targets to choose between, the one whose turn it is. Other services wait here for their dial. */
+static enum step on_dial(struct session *session)
+{
+	struct attempt *attempt = session_attempt(session);
+
+	if (!attempt || session->dial || session->extra->query ||
+	    loop_timer_due_ms(&session->worker->loop, &session->timer) > 0)
+		return STEP_WAIT;
+	if (attempt_wants_answer(attempt))
+		return session_look_up(session);
+	switch (attempt->target->kind) {
+	case SERVICE_SOCKET:
+	case SERVICE_UNIX:
+		return session_reach_unix(session);
+	case SERVICE_TCP:
+	case SERVICE_KAISO:
+	case SERVICE_MOUNT:
+	case SERVICE_SRV:
+		return session_dial_host(session, attempt_deadline_ms(attempt, session->worker->loop.now_ms));
+	case SERVICE_PASSFD:
+		return session_enter_handover(session);
+	case SERVICE_UNKNOWN:
+		break;
+	}
+	return session_refuse(session, SESSION_NOT_FOUND);
+}
+
+static void session_leave_turn(struct session *session);
+
+/* After a target has failed: is there another one, or another round? */
+static bool session_tries_another(struct session *session, int error)
+{
+	struct attempt *attempt = session_attempt(session);
+	const uint64_t now_ms = session->worker->loop.now_ms;
+
+	/* What was told "+" has been given away, or nearly. */
+	if (!attempt || session->state == SESSION_RELAY || session->is_resetting)
+		return false;
+	if (session->state == SESSION_HANDOVER)
+		session->dial = NULL;
+	session_leave_turn(session);
+	session_drop_backend(session);
+	session->is_knocking = false;
+	session->has_knocked = false;
+	session->retry_shift = 0;
+	loop_timer_cancel(&session->worker->loop, &session->timer);
+	if (!attempt_failed(attempt, error, now_ms)) {
+		if (!attempt_again(attempt, now_ms))
+			return false;
+		session_set_deadline(session, ROUND_WAIT_MS);
+	}
+	session_enter(session, SESSION_DIAL);
+	return true;
 }
 
 /* The knock: a connection to a port of this host, opened and closed again. */
@@ -637,8 +1037,8 @@ static enum step session_knock(struct session *session)
 
 	if (!dial)
 		return STEP_NEXT;
-	loopback[0].in.sin_port = htons(session->service->knock_port);
-	loopback[1].in6.sin6_port = htons(session->service->knock_port);
+	loopback[0].in.sin_port = htons(session_target(session)->knock_port);
+	loopback[1].in6.sin6_port = htons(session_target(session)->knock_port);
 	session->is_knocking = true;
 	return session_dial_started(session, dial_start_addresses(dial, loopback, ARRAY_SIZE(loopback)));
 }
@@ -652,7 +1052,12 @@ static struct chain *session_enter_chain(const struct session *session)
 	    addr_ends_of(session->client.fd, &client) != 0)
 		return NULL;
 	return chains_add(&session->worker->shared->chains, &backend, &client, session->service->hash,
-			  session->service->kind == SERVICE_KAISO);
+			  session_target(session)->asks);
+}
+
+static bool session_is_networked(const struct session *session)
+{
+	return session_target(session)->host[0] != '\0';
 }
 
 /* The dial has succeeded: what was it for? */
@@ -667,7 +1072,7 @@ static enum step session_dialled(struct session *session, int fd)
 		return session_enter_handover(session);
 	}
 	session->backend.fd = fd;
-	if (session->service->kind == SERVICE_PASSFD)
+	if (session_target(session)->kind == SERVICE_PASSFD)
 		return session_enter_handover(session);
 	socket_set_urgent_inline(fd, 1);
 	session->chain = NULL;
@@ -675,7 +1080,7 @@ static enum step session_dialled(struct session *session, int fd)
 		session->service->loop_until_ms = worker->loop.now_ms + LOOP_PAUSE_MS;
 		return session_refuse(session, SESSION_LOOP);
 	}
-	if (session->service->kind == SERVICE_TCP || session->service->kind == SERVICE_KAISO)
+	if (session_is_networked(session))
 		session->chain = session_enter_chain(session);
 	if (session_asks_for_verdict(session))
 		return session_enter_verdict(session);
@@ -708,19 +1113,51 @@ static bool session_asks_for_verdict(const struct session *session)
 	return session->is_exposed && service->path_length > 0 &&
 	       service->path_length <= REQUEST_LINE_MAX - strlen(VERDICT_WORD "\r\n") &&
 	       service->path[service->path_length - 1] != '/' &&
-	       session->worker->loop.now_ms >= service->plain_until_ms;
+	       session->worker->loop.now_ms >= session_target(session)->plain_until_ms;
+}
+
+/* Which version of the PROXY protocol the target speaks, if any: its first bytes say whose connection it is. */
+static enum proxy_version session_proxy_version(const struct session *session)
+{
+	const struct router_exposure *exposure = session->worker->shared->options->exposure;
+	const struct policy *policy = session->service->policy;
+
+	if (session->is_exposed)
+		return exposure->proxy;
+	return policy ? policy->proxy : PROXY_NONE;
+}
+
+/* The header for the target; its length, 0 for none, or a negative errno. */
+static int session_write_header(const struct session *session, char *bytes, size_t size)
+{
+	const struct session_origin *origin = session->extra ? session->extra->origin : NULL;
+	enum proxy_version version = session_proxy_version(session);
+	struct addr_ends ends = { 0 };
+
+	if (version == PROXY_NONE)
+		return 0;
+	if (origin)
+		ends.local = origin->destination;
+	else
+		addr_ends_of(session->client.fd, &ends);
+	return proxy_header_write(version == PROXY_V1 ? 1 : 2, &session->peer.sa, &ends.local.sa,
+				  origin ? origin->tlvs : NULL, origin ? origin->tlv_length : 0, bytes, size);
 }
 
 static enum step session_enter_verdict(struct session *session)
 {
-	char line[REQUEST_LINE_MAX + 1];
-	int length = snprintf(line, sizeof(line), VERDICT_WORD "%s\r\n", session->service->remote);
+	char bytes[PROXY_HEADER_MAX + REQUEST_LINE_MAX + 1];
+	int length = session_write_header(session, bytes, PROXY_HEADER_MAX);
 
+	if (length < 0)
+		return session_fail(session, length);
+	length += snprintf(bytes + length, REQUEST_LINE_MAX + 1, VERDICT_WORD "%s\r\n",
+			   session_target(session)->remote);
 	session_enter(session, SESSION_VERDICT);
 	/* Into the empty buffer of a new connection: it fits, or the connection is broken. */
-	if (send(session->backend.fd, line, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length)
+	if (send(session->backend.fd, bytes, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length)
 		return session_ask_plainly(session);
-	session_set_deadline(session, session->worker->shared->options->connect_timeout_ms);
+	session_set_deadline(session, session_connect_timeout_ms(session));
 	return STEP_NEXT;
 }
 
@@ -729,7 +1166,7 @@ static enum step session_ask_plainly(struct session *session)
 {
 	struct loop *loop = &session->worker->loop;
 
-	session->service->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
+	session_target(session)->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
 	loop_timer_cancel(loop, &session->timer);
 	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
 	session_drop_backend(session);
@@ -781,9 +1218,21 @@ static enum step on_verdict(struct session *session)
 
 /* ---- HANDOVER -------------------------------------------------------------------------------------- */
 
+/* Of several targets, the one that was tried is the one. */
+static void session_has_reached(struct session *session)
+{
+	struct attempt *attempt = session_attempt(session);
+
+	if (attempt)
+		attempt_succeeded(attempt);
+}
+
 static enum step session_enter_handover(struct session *session)
 {
-	session->handover_deadline_ms = session_connect_deadline(session);
+	const struct attempt *attempt = session_attempt(session);
+
+	session->handover_deadline_ms = attempt ? attempt_deadline_ms(attempt, session->worker->loop.now_ms) :
+						  session_connect_deadline(session);
 	session_enter(session, SESSION_HANDOVER);
 	return STEP_NEXT;
 }
@@ -798,19 +1247,26 @@ static enum step session_retry_handover(struct session *session)
 	if (session->retry_shift < HANDOVER_RETRY_SHIFT_MAX)
 		session->retry_shift++;
 	else if (session->backend.fd < 0)
-		receiver_give_up(&session->service->receiver);
+		receiver_give_up(&session_target(session)->receiver);
 	return session_set_deadline(session, wait_ms);
 }
 
 /* A receiver that is knocked at pairs the connection with the knock: only one session may be at it. */
 static bool session_take_turn(struct session *session)
 {
-	struct service *service = session->service;
+	struct target *target = session_target(session);
 
 	if (!session->has_turn)
 		session->has_turn =
-			turns_take(&session->worker->shared->turns, &service->turn, service->socket_path);
+			turns_take(&session->worker->shared->turns, &target->turn, target->socket_path);
 	return session->has_turn;
+}
+
+static void session_leave_turn(struct session *session)
+{
+	if (session->has_turn)
+		turns_leave(&session->worker->shared->turns, &session_target(session)->turn);
+	session->has_turn = false;
 }
 
 /* Sees to it that there is a connection to the receiver: its lasting one, or the session's own.
@@ -818,18 +1274,18 @@ static bool session_take_turn(struct session *session)
 static int session_reach_receiver(struct session *session, struct stat *found,
 				  const struct stat **socket_file)
 {
-	struct service *service = session->service;
+	struct target *target = session_target(session);
 	int fd;
 
 	*socket_file = NULL;
 	if (session->backend.fd >= 0)
 		return 0;
-	if (stat(service->socket_path, found) == 0)
+	if (stat(target->socket_path, found) == 0)
 		*socket_file = found;
-	receiver_check(&service->receiver, *socket_file);
-	if (receiver_is_lasting(&service->receiver))
+	receiver_check(&target->receiver, *socket_file);
+	if (receiver_is_lasting(&target->receiver))
 		return 0;
-	fd = dial_unix(service->socket_path);
+	fd = dial_unix(target->socket_path);
 	if (fd < 0)
 		return fd;
 	session->backend.fd = fd;
@@ -857,7 +1313,7 @@ static enum step session_tell_opened(struct session *session)
  * of ours. */
 static int session_send_client(struct session *session, const struct stat *socket_file)
 {
-	struct receiver *receiver = &session->service->receiver;
+	struct receiver *receiver = &session_target(session)->receiver;
 	int blocking = 0, r;
 
 	r = loop_watch(&session->worker->loop, &session->client, 0);
@@ -885,10 +1341,10 @@ static enum step session_hand_over(struct session *session, const struct stat *s
 {
 	int r;
 
-	if (session->service->knock_port && !session->has_knocked)
+	if (session_target(session)->knock_port && !session->has_knocked)
 		return session_knock(session);
 	if (session->wants_verdict && session->backend.fd < 0 &&
-	    receiver_is_full(&session->service->receiver))
+	    receiver_is_full(&session_target(session)->receiver))
 		return session_retry_handover(session);
 	if (session->wants_verdict && session_tell_opened(session) == STEP_WAIT)
 		return STEP_WAIT;
@@ -899,6 +1355,7 @@ static enum step session_hand_over(struct session *session, const struct stat *s
 		return STEP_NEXT; /* the lasting one has gone: connect anew */
 	if (r < 0)
 		return session_fail(session, r);
+	session_has_reached(session);
 	return session_over(session, SESSION_HANDED_OVER);
 }
 
@@ -914,10 +1371,10 @@ static enum step on_handover(struct session *session)
 		return session_over(session, SESSION_CLIENT_RESET);
 	if (session->down.is_blocked)
 		return STEP_WAIT;
-	if (session->service->knock_port && !session_take_turn(session))
+	if (session_target(session)->knock_port && !session_take_turn(session))
 		return session_retry_handover(session);
 	r = session_reach_receiver(session, &found, &socket_file);
-	if (r == -EAGAIN)
+	if (r == -EAGAIN && !session_attempt(session))
 		return session_retry_unix(session, session_connect_deadline(session));
 	if (r < 0)
 		return session_fail(session, r);
@@ -939,29 +1396,42 @@ static enum step session_begin_unix(struct session *session, int connection)
 	return session_enter_relay(session);
 }
 
+/* The words for the next router: the path, or what asks for a list in the form that the client wants. */
+static int session_write_line(const struct session *session, char *line, size_t size)
+{
+	const char *remote = session_target(session)->remote;
+
+	if (session->extra && session->extra->wants_details)
+		return snprintf(line, size, remote[0] ? LIST_WORD " %s\r\n" : LIST_WORD "%s\r\n", remote);
+	return snprintf(line, size, "%s\r\n", remote);
+}
+
+/* What goes before the streams: our "+" to the client; to the target whose connection it is, and what is wanted. */
 static bool session_preload(struct session *session)
 {
-	const struct service *service = session->service;
-	char line[REQUEST_LINE_MAX + 2];
+	char bytes[PROXY_HEADER_MAX + REQUEST_LINE_MAX + sizeof(LIST_WORD) + 2];
 	int length;
 
 	if (session->wants_verdict && !relay_way_preload(&session->down, REPLY_OPENED, strlen(REPLY_OPENED)))
 		return false;
-	if (service->kind != SERVICE_KAISO || session->has_verdict)
+	if (session->has_verdict)
 		return true;
-	length = snprintf(line, sizeof(line), "%s\r\n", service->remote);
-	return relay_way_preload(&session->up, line, (size_t)length);
+	length = session_write_header(session, bytes, PROXY_HEADER_MAX);
+	if (length < 0)
+		return false;
+	if (session_target(session)->asks)
+		length += session_write_line(session, bytes + length, sizeof(bytes) - (size_t)length);
+	return length == 0 || relay_way_preload(&session->up, bytes, (size_t)length);
 }
 
 static bool session_has_unix_backend(const struct session *session)
 {
-	const struct service *service = session->service;
-
-	return service->kind == SERVICE_SOCKET || service->kind == SERVICE_UNIX || service->host[0] == '\0';
+	return session_target(session)->host[0] == '\0';
 }
 
 static enum step session_enter_relay(struct session *session)
 {
+	session_has_reached(session);
 	session_enter(session, SESSION_RELAY);
 	session->up.is_readable = true;
 	/* A backend that is not watched yet: watching tells at once what is there already. */
@@ -1025,6 +1495,7 @@ static bool session_pump(struct session *session, struct relay_way *way, int sou
 static enum step on_relay(struct session *session)
 {
 	const struct router_options *options = session->worker->shared->options;
+	uint64_t idle_timeout_ms;
 
 	if (session->is_resetting && !session->is_client_lost)
 		return STEP_WAIT; /* for the timer */
@@ -1045,8 +1516,9 @@ static enum step on_relay(struct session *session)
 			return session_reset_client(session);
 		return session_over(session, SESSION_DONE);
 	}
-	if (options->idle_timeout_ms)
-		session_set_deadline(session, options->idle_timeout_ms);
+	idle_timeout_ms = session_idle_timeout_ms(session);
+	if (idle_timeout_ms)
+		session_set_deadline(session, idle_timeout_ms);
 	return STEP_WAIT;
 }
 
@@ -1097,9 +1569,7 @@ static void session_close_manner(struct session *session, enum session_reason re
 /* What the state holds beside the session's own members. */
 static void session_release(struct session *session)
 {
-	if (session->has_turn)
-		turns_leave(&session->worker->shared->turns, &session->service->turn);
-	session->has_turn = false;
+	session_leave_turn(session);
 	switch ((enum session_state)session->state) {
 	case SESSION_REPLY:
 		if (session->reply)
@@ -1107,6 +1577,8 @@ static void session_release(struct session *session)
 		break;
 	case SESSION_DIAL:
 		session_drop_dial(session);
+		if (session->extra && session->extra->query)
+			srv_cancel(STEAL_PTR(session->extra->query));
 		break;
 	case SESSION_VERDICT:
 	case SESSION_RELAY:
@@ -1185,6 +1657,18 @@ static enum step session_refuse(struct session *session, enum session_reason rea
 	return STEP_NEXT;
 }
 
+static void session_free_extra(struct session_extra *extra)
+{
+	if (extra->attempt)
+		attempt_end(extra->attempt);
+	if (extra->counted)
+		backends_group_end(extra->counted);
+	backends_group_unref(extra->counted);
+	free(extra->attempt);
+	free(extra->origin);
+	free(extra);
+}
+
 static void session_free(struct session *session)
 {
 	struct worker *worker = session->worker;
@@ -1192,6 +1676,8 @@ static void session_free(struct session *session)
 	loop_timer_cancel(&worker->loop, &session->timer);
 	relay_way_deinit(&session->up, &worker->pool);
 	relay_way_deinit(&session->down, &worker->pool);
+	if (session->extra)
+		session_free_extra(session->extra);
 	service_unref(session->service);
 	limits_end_session(&worker->shared->limits, &session->peer);
 	list_remove(&session->link);
@@ -1249,8 +1735,20 @@ static void session_on_timer(struct loop_timer *timer)
 
 	switch ((enum session_state)session->state) {
 	case SESSION_REQUEST:
+		if (session->extra && session->extra->patience_ms)
+			session_run(session);
+		else
+			session_end(session, SESSION_REQUEST_TIMEOUT);
+		break;
 	case SESSION_REPLY:
 		session_end(session, SESSION_REQUEST_TIMEOUT);
+		break;
+	case SESSION_DIAL: /* a dial has a deadline of its own; a look-up, and the time between two rounds, have not */
+		if (session->extra && session->extra->query) {
+			srv_cancel(STEAL_PTR(session->extra->query));
+			session_fail(session, -ETIMEDOUT);
+		}
+		session_run(session);
 		break;
 	case SESSION_VERDICT:
 		session_fail(session, -ETIMEDOUT);
@@ -1267,7 +1765,6 @@ static void session_on_timer(struct loop_timer *timer)
 		session_run(session);
 		break;
 	case SESSION_LOOKUP:
-	case SESSION_DIAL: /* the dial has a deadline of its own */
 	case SESSION_ENDED:
 		break;
 	}
@@ -1341,17 +1838,13 @@ void session_drain(struct session *session)
 }
 
 /* No request to wait for: the listener knows the service. */
-static void session_begin_exposed(struct session *session, struct service *exposed)
+static enum step session_begin_exposed(struct session *session)
 {
-	service_ref(exposed);
-	session->service = exposed;
-	session->is_exposed = true;
 	/* Its kaiso is this very listener: that is seen only once a dial is over, and by then there is the next
 	 * client. So the clients of the next moment are not dialled for at all. */
-	if (session->worker->loop.now_ms < exposed->loop_until_ms)
-		session_end(session, SESSION_LOOP);
-	else
-		session_dial_host(session, session_connect_deadline(session));
+	if (session->worker->loop.now_ms < session->service->loop_until_ms)
+		return session_over(session, SESSION_LOOP);
+	return session_dial_host(session, session_connect_deadline(session));
 }
 
 static struct session *session_alloc(struct worker *worker, int client_fd, const union addr *peer)
@@ -1374,7 +1867,8 @@ static struct session *session_alloc(struct worker *worker, int client_fd, const
 	return session;
 }
 
-int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed)
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer, bool is_front,
+		     struct service *exposed)
 {
 	struct session *session = session_alloc(worker, client_fd, peer);
 
@@ -1382,9 +1876,18 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 		return -ENOMEM;
 	if (!session->up.is_tcp)
 		socket_set_urgent_inline(client_fd, 1);
-	if (exposed)
-		session_begin_exposed(session, exposed);
-	else
+	if (exposed) {
+		service_ref(exposed);
+		session->service = exposed;
+		session->is_exposed = true;
+	}
+	if (is_front && !session_make_extra(session))
+		session_end(session, SESSION_NO_MEMORY);
+	else if (is_front)
+		session->extra->wants_header = true;
+	if (exposed && !is_front)
+		session_begin_exposed(session);
+	else if (session->state != SESSION_ENDED)
 		session_set_deadline(session, worker->shared->options->request_timeout_ms);
 	session_run(session);
 	return 0;
@@ -1424,6 +1927,38 @@ static uint64_t flags_of(const struct session *session)
 	       (session->is_resetting ? IMAGE_IS_RESETTING : 0u) | (session->has_turn ? IMAGE_HAS_TURN : 0u);
 }
 
+static void extra_image_of(const struct session_extra *extra, struct session_image *image)
+{
+	const struct session_origin *origin = extra->origin;
+
+	image->numbers[IMAGE_FLAGS] |=
+		(extra->attempt ? IMAGE_HAS_CHOICE : 0u) | (extra->wants_header ? IMAGE_WANTS_HEADER : 0u) |
+		(extra->wants_details ? IMAGE_WANTS_DETAILS : 0u) | (extra->counted ? IMAGE_IS_COUNTED : 0u) |
+		(origin ? IMAGE_HAS_ORIGIN : 0u);
+	if (!origin)
+		return;
+	image->texts[IMAGE_DESTINATION] =
+		(struct image_bytes){ (const char *)&origin->destination, addr_length(&origin->destination) };
+	image->texts[IMAGE_TLVS] = (struct image_bytes){ (const char *)origin->tlvs, origin->tlv_length };
+}
+
+/* When to give up the dial, and all the others that may follow. */
+static uint64_t session_dial_deadline_ms(const struct session *session)
+{
+	const struct attempt *attempt = session_attempt(session);
+
+	return attempt ? attempt->deadline_ms : session->dial->deadline_ms;
+}
+
+/* How long its service may be silent, if that has a word of its own about it. */
+static uint64_t session_own_idle_timeout(const struct session *session)
+{
+	bool has_own = session->service && ((session->extra && session->extra->has_idle_timeout) ||
+					    policy_names(session->service->policy, OPTION_IDLE_TIMEOUT));
+
+	return has_own ? session_idle_timeout_ms(session) + 1 : 0;
+}
+
 /* What is valid in this state alone. */
 static void state_image_of(const struct session *session, struct session_image *image)
 {
@@ -1448,7 +1983,7 @@ static void state_image_of(const struct session *session, struct session_image *
 			(struct image_bytes){ reply->wish.directory, reply->wish.directory_length };
 		break;
 	case SESSION_DIAL:
-		numbers[IMAGE_DEADLINE_MS] = session->dial->deadline_ms;
+		numbers[IMAGE_DEADLINE_MS] = session_dial_deadline_ms(session);
 		break;
 	case SESSION_HANDOVER:
 		numbers[IMAGE_DEADLINE_MS] = session->handover_deadline_ms;
@@ -1495,8 +2030,11 @@ bool session_image_of(const struct session *session, struct session_image *image
 	numbers[IMAGE_LISTENER] = session_listener(session);
 	image->texts[IMAGE_PEER] =
 		(struct image_bytes){ (const char *)&session->peer, addr_length(&session->peer) };
+	if (session->extra)
+		extra_image_of(session->extra, image);
+	numbers[IMAGE_IDLE_TIMEOUT_MS] = session_own_idle_timeout(session);
 	if (session->service)
-		service_image_of(session->service, image);
+		service_image_of(session->service, session_target(session), image);
 	way_image_of(&session->up, numbers + IMAGE_UP, &image->texts[IMAGE_UP_HELD]);
 	way_image_of(&session->down, numbers + IMAGE_DOWN, &image->texts[IMAGE_DOWN_HELD]);
 	state_image_of(session, image);
@@ -1559,6 +2097,60 @@ static void session_restore_flags(struct session *session, uint64_t flags)
 	session->is_resetting = (flags & IMAGE_IS_RESETTING) != 0;
 }
 
+static union addr image_address(const struct image_bytes *bytes)
+{
+	struct sockaddr_storage storage = { .ss_family = AF_UNIX };
+	socklen_t length = (socklen_t)MIN(bytes->length, sizeof(storage));
+	union addr address;
+
+	if (length > 0)
+		memcpy(&storage, bytes->bytes, length);
+	addr_from_sockaddr(&address, (const struct sockaddr *)&storage, length);
+	return address;
+}
+
+static bool session_restore_origin(struct session_extra *extra, const struct session_image *image)
+{
+	const struct image_bytes *tlvs = &image->texts[IMAGE_TLVS];
+
+	extra->origin = malloc(sizeof(*extra->origin) + tlvs->length);
+	if (!extra->origin)
+		return false;
+	extra->origin->destination = image_address(&image->texts[IMAGE_DESTINATION]);
+	extra->origin->tlv_length = tlvs->length;
+	if (tlvs->length > 0)
+		memcpy(extra->origin->tlvs, tlvs->bytes, tlvs->length);
+	return true;
+}
+
+/* What only some sessions have; but the attempt, which comes with the state. */
+static bool session_restore_extra(struct session *session, const struct session_image *image)
+{
+	const uint64_t flags = image->numbers[IMAGE_FLAGS], idle_ms = image->numbers[IMAGE_IDLE_TIMEOUT_MS];
+	struct session_extra *extra;
+
+	if (!(flags & (IMAGE_WANTS_HEADER | IMAGE_HAS_ORIGIN | IMAGE_WANTS_DETAILS | IMAGE_IS_COUNTED)) &&
+	    idle_ms == 0)
+		return true;
+	extra = session_make_extra(session);
+	if (!extra)
+		return false;
+	extra->wants_header = (flags & IMAGE_WANTS_HEADER) != 0;
+	extra->wants_details = (flags & IMAGE_WANTS_DETAILS) != 0;
+	extra->has_idle_timeout = idle_ms > 0;
+	extra->idle_timeout_ms = idle_ms > 0 ? idle_ms - 1 : 0;
+	if (flags & IMAGE_IS_COUNTED) {
+		const struct service *service = session->service;
+
+		extra->counted = backends_group(&session->worker->shared->backends, service->path,
+						service->path_length);
+		if (!extra->counted)
+			return false;
+		backends_group_begin(extra->counted, 0);
+	}
+	return !(flags & IMAGE_HAS_ORIGIN) || session_restore_origin(extra, image);
+}
+
 static bool session_restore_reply(struct session *session, const struct session_image *image)
 {
 	const struct image_bytes *bytes = &image->texts[IMAGE_REPLY],
@@ -1596,6 +2188,28 @@ static bool session_restore_reply(struct session *session, const struct session_
 	return true;
 }
 
+/* Among several targets it is chosen anew, as the directory has them now. False: there is no choice any more. */
+static bool session_restore_choice(struct session *session, uint64_t deadline_ms)
+{
+	struct worker *worker = session->worker;
+	struct catalog_problem problem;
+	struct service *service;
+	int connection, r;
+
+	r = catalog_open(&worker->catalog, session->service->path, session->service->path_length,
+			 &session->peer, &service, &connection, &problem);
+	cleanup_close(&connection);
+	if (r < 0 || !service->has_choice) {
+		service_unref(service);
+		return false;
+	}
+	service_unref(session->service);
+	session->service = service;
+	session_drop_backend(session);
+	session_begin_attempt(session, deadline_ms);
+	return true;
+}
+
 /* A dial is begun anew, with the time that it had left; the knock as well, by the hand-over that it is for. */
 static void session_restore_dial(struct session *session, uint64_t deadline_ms)
 {
@@ -1606,15 +2220,16 @@ static void session_restore_dial(struct session *session, uint64_t deadline_ms)
 		break;
 	case SERVICE_TCP:
 	case SERVICE_KAISO:
+	case SERVICE_MOUNT:
 		session_dial_host(session, deadline_ms);
 		break;
 	case SERVICE_PASSFD:
 		session->handover_deadline_ms = deadline_ms;
 		session_enter(session, SESSION_HANDOVER);
 		break;
-	case SERVICE_MOUNT:
-	case SERVICE_SRV:
+	case SERVICE_SRV: /* its description is gone, and with it the name */
 	case SERVICE_UNKNOWN:
+		session_refuse(session, SESSION_UNAVAILABLE);
 		break;
 	}
 }
@@ -1622,19 +2237,20 @@ static void session_restore_dial(struct session *session, uint64_t deadline_ms)
 static bool session_restore_state(struct session *session, const struct session_image *image)
 {
 	const uint64_t *numbers = image->numbers;
-	struct service *service = session->service;
 
 	switch ((enum session_state)numbers[IMAGE_STATE]) {
 	case SESSION_REPLY:
 		return session_restore_reply(session, image);
 	case SESSION_DIAL:
+		if ((numbers[IMAGE_FLAGS] & IMAGE_HAS_CHOICE) &&
+		    session_restore_choice(session, numbers[IMAGE_DEADLINE_MS]))
+			return true;
 		session_restore_dial(session, numbers[IMAGE_DEADLINE_MS]);
 		return true;
 	case SESSION_HANDOVER:
 		session->handover_deadline_ms = numbers[IMAGE_DEADLINE_MS];
 		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_TURN)
-			session->has_turn = turns_take(&session->worker->shared->turns, &service->turn,
-						       service->socket_path);
+			session_take_turn(session);
 		session_enter(session, SESSION_HANDOVER);
 		return true;
 	case SESSION_VERDICT:
@@ -1672,15 +2288,10 @@ static void image_close(const struct session_image *image)
 int session_restore_take(struct worker *worker, const struct session_image *image)
 {
 	const uint64_t *numbers = image->numbers;
-	struct sockaddr_storage storage = { .ss_family = AF_UNIX };
-	socklen_t length = (socklen_t)MIN(image->texts[IMAGE_PEER].length, sizeof(storage));
+	const union addr peer = image_address(&image->texts[IMAGE_PEER]);
 	struct session *session;
-	union addr peer;
 	bool is_whole;
 
-	if (length > 0)
-		memcpy(&storage, image->texts[IMAGE_PEER].bytes, length);
-	addr_from_sockaddr(&peer, (const struct sockaddr *)&storage, length);
 	session = session_alloc(worker, image_fd(image, IMAGE_CLIENT), &peer);
 	if (!session) {
 		image_close(image);
@@ -1697,8 +2308,10 @@ int session_restore_take(struct worker *worker, const struct session_image *imag
 	is_whole &= way_restore(&session->down, &worker->pool, numbers + IMAGE_DOWN,
 				&image->texts[IMAGE_DOWN_HELD]);
 	is_whole = is_whole && session_restore_service(session, image) &&
-		   session_restore_state(session, image);
-	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED)
+		   session_restore_extra(session, image) && session_restore_state(session, image);
+	/* What is dialled is begun anew. */
+	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED &&
+	    session->state != SESSION_DIAL)
 		is_whole = loop_timer_set(&worker->loop, &session->timer, numbers[IMAGE_TIMER_MS]) == 0;
 	if (!is_whole) {
 		socket_reset_on_close(session->client.fd);

@@ -15,12 +15,16 @@
  * REQUEST   client                                   request timeout   REPLY, LOOKUP, ENDED
  * REPLY     client, reply                            request timeout,  REQUEST, ENDED
  *                                                    more for a long list
- * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED
- * DIAL      client, service, dial                    connect timeout   VERDICT, RELAY, HANDOVER, REPLY, ENDED
+ * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED,
+ *                                                                      REQUEST (a file is being written)
+ * DIAL      client, service, dial (or extra->query)  connect timeout   VERDICT, RELAY, HANDOVER, REPLY, ENDED
  * VERDICT   client, service, backend                 connect timeout   DIAL, RELAY, ENDED
  * HANDOVER  client, service, perhaps backend         connect timeout   DIAL, REPLY, ENDED
  * RELAY     client, service, backend, up, down       idle timeout      ENDED
  * ENDED     nothing is to be used; freed when the current events are dealt with
+ *
+ * Where a service has several targets, each failure in DIAL or HANDOVER leads back to DIAL, for the next of them
+ * (attempt.h).
  *
  * REPLY after a refusal (`.kaiso/open`) goes to ENDED once the reply is sent.
  * Half-close is no state: each direction of the relay has eof_seen and eof_sent.
@@ -64,13 +68,14 @@ struct chain;
 struct session {
 	struct list link;
 	struct worker *worker;
-	struct service *service;  /* a reference; NULL until a path was asked for */
-	struct loop_watch client; /* client.fd, backend.fd: owned; -1 for none */
+	struct service *service;     /* a reference; NULL until a path was asked for */
+	struct session_extra *extra; /* owned; NULL: nothing of what only few have */
+	struct loop_watch client;    /* client.fd, backend.fd: owned; -1 for none */
 	struct loop_watch backend;
 	struct loop_task task; /* more to pump; in ENDED: to be freed */
 	union {
 		struct session_reply *reply;   /* REPLY */
-		struct dial *dial;             /* DIAL */
+		struct dial *dial;             /* DIAL; NULL between two */
 		uint64_t handover_deadline_ms; /* HANDOVER; UINT64_MAX for none */
 		struct chain *chain;           /* VERDICT, RELAY: to a TCP target; else NULL */
 	};
@@ -103,10 +108,15 @@ struct session {
 
 /*
  * Begins the session of a client that was just accepted and counted by
- * limits_begin_session(). Takes client_fd. -ENOMEM: nothing is taken. With a service (exposed by its
+ * limits_begin_session(), without an address where it is_front: a front end, which says first by the header of the PROXY
+ * protocol whose connection it is. Takes client_fd. -ENOMEM: nothing is taken. With a service (exposed by its
  * listener, borrowed) the client is led there without a word of its own.
  */
-int session_new_take(struct worker *worker, int client_fd, const union addr *peer, struct service *exposed);
+int session_new_take(struct worker *worker, int client_fd, const union addr *peer, bool is_front,
+		     struct service *exposed);
+
+/* Where its service is to be had: the target that it tries, or has. NULL as long as there is no service. */
+struct target *session_target(const struct session *session);
 
 /* Since its client was accepted. */
 uint64_t session_age_ms(const struct session *session);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "net/relay.h"
+#include "proto/proxy_header.h"
 #include "proto/request.h"
 #include "router/catalog.h"
 #include "router/limits.h"
@@ -91,10 +92,11 @@ static bool service_is_possible(const struct session_image *image)
 		if (!text_is_string(&image->texts[text]))
 			return false;
 	}
-	return numbers[IMAGE_SERVICE] <= SERVICE_PASSFD + 1 && numbers[IMAGE_PORT] <= UINT16_MAX &&
+	return numbers[IMAGE_SERVICE] <= SERVICE_SRV + 1 && numbers[IMAGE_PORT] <= UINT16_MAX &&
 	       numbers[IMAGE_KNOCK_PORT] <= UINT16_MAX &&
 	       image->texts[IMAGE_PATH].length <= REQUEST_LINE_MAX &&
-	       image->texts[IMAGE_REMOTE].length <= REQUEST_LINE_MAX;
+	       image->texts[IMAGE_REMOTE].length <= REQUEST_LINE_MAX &&
+	       (numbers[IMAGE_SERVICE] > 0 || !(numbers[IMAGE_FLAGS] & IMAGE_IS_COUNTED));
 }
 
 /* What each state needs. */
@@ -128,6 +130,7 @@ static bool image_is_possible(const struct session_image *image)
 	       numbers[IMAGE_REFUSAL] < SESSION_REASON_COUNT && numbers[IMAGE_LIMIT] <= LIMIT_DESCRIPTORS &&
 	       numbers[IMAGE_RETRY_SHIFT] <= 7 && text_is_string(&image->texts[IMAGE_DIRECTORY]) &&
 	       image->texts[IMAGE_DIRECTORY].length <= REQUEST_LINE_MAX &&
+	       image->texts[IMAGE_TLVS].length <= PROXY_HEADER_MAX &&
 	       way_is_possible(numbers + IMAGE_UP, &image->texts[IMAGE_UP_HELD]) &&
 	       way_is_possible(numbers + IMAGE_DOWN, &image->texts[IMAGE_DOWN_HELD]) &&
 	       service_is_possible(image) && state_is_possible(image);

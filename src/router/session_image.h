@@ -55,7 +55,8 @@ enum image_number {
 	IMAGE_PORT,
 	IMAGE_KNOCK_PORT,
 	IMAGE_LIST_TEXT, /* REPLY: which list is being sent, from 1 in the order in which lists stand; else 0 */
-	IMAGE_LIST_SENT, /* how much of it is */
+	IMAGE_LIST_SENT,       /* how much of it is */
+	IMAGE_IDLE_TIMEOUT_MS, /* RELAY: of its service's own options, and 1; 0 for none of its own */
 	IMAGE_COMMON_NUMBERS,
 	IMAGE_UP = 32, /* WAY_NUMBERS of them */
 	IMAGE_DOWN = 48,
@@ -74,9 +75,15 @@ enum image_flag {
 	IMAGE_IS_RESETTING = 1 << 8,
 	IMAGE_HAS_TURN = 1 << 9,
 	IMAGE_HAS_CHAIN = 1 << 10,
-	IMAGE_WANTS_LIST = 1 << 11,  /* REPLY: the list is to be made, of IMAGE_DIRECTORY */
-	IMAGE_IS_DETAILED = 1 << 12, /* that list, in the form for tools */
-	IMAGE_FLAGS_ALL = (1 << 13) - 1,
+	IMAGE_WANTS_LIST = 1 << 11,    /* REPLY: the list is to be made, of IMAGE_DIRECTORY */
+	IMAGE_IS_DETAILED = 1 << 12,   /* that list, in the form for tools */
+	IMAGE_IS_SRV = 1 << 13,        /* IMAGE_HOST is a name that SRV is asked for */
+	IMAGE_HAS_CHOICE = 1 << 14,    /* DIAL, HANDOVER: of several targets, which are looked up anew */
+	IMAGE_WANTS_HEADER = 1 << 15,  /* REQUEST: of the PROXY protocol */
+	IMAGE_HAS_ORIGIN = 1 << 16,    /* IMAGE_DESTINATION and IMAGE_TLVS are from that */
+	IMAGE_WANTS_DETAILS = 1 << 17, /* from behind a mount: a list in the form for tools */
+	IMAGE_IS_COUNTED = 1 << 18,    /* by the service's own max-sessions */
+	IMAGE_FLAGS_ALL = (1 << 19) - 1,
 };
 
 enum image_text {
@@ -90,6 +97,8 @@ enum image_text {
 	IMAGE_DOWN_HELD, /* and the client */
 	IMAGE_REPLY,     /* REPLY: what is still to be sent of a short one */
 	IMAGE_DIRECTORY,
+	IMAGE_DESTINATION, /* a socket address: where the client of a front end had connected to */
+	IMAGE_TLVS,        /* what the front end said more */
 	IMAGE_TEXTS,
 };
 

@@ -65,7 +65,7 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	if (service) {
 		log_add_bytes(&line, "service", service->path, service->path_length);
 		log_add_string(&line, "kind", service_kind_name(service->kind));
-		log_add_string(&line, "target", service->target);
+		log_add_string(&line, "target", session_target(session)->text);
 	}
 	log_add_number(&line, "sent", relay_way_payload(&session->up));
 	log_add_number(&line, "received", relay_way_payload(&session->down));
@@ -80,14 +80,16 @@ void session_log_end(const struct session *session, enum session_reason reason)
 }
 
 /* In words of the one who has to mend it. A file that is not there is not what is missing behind a HOST. */
-static const char *failure_text(const struct service *service, int error, char text[static FAILURE_SIZE])
+static const char *failure_text(const struct target *target, int error, char text[static FAILURE_SIZE])
 {
-	bool is_denied = error == -EACCES && !service->host[0];
+	bool is_denied = error == -EACCES && !target->host[0];
 	char hint[HINT_SIZE];
 
-	if (error == -ENOENT && service->host[0])
+	if (error == -ENOENT && target->is_srv)
+		return "DNS has no host for it, or says that it is not to be had";
+	if (error == -ENOENT && target->host[0])
 		return "no such host, or it has no address";
-	hint_for(-error, service->host[0] ? NULL : service->socket_path, W_OK, hint);
+	hint_for(-error, target->host[0] ? NULL : target->socket_path, W_OK, hint);
 	snprintf(text, FAILURE_SIZE, "%s%s%s%s", strerror(-error), is_denied ? DENIED_TEXT : "",
 		 *hint ? "; " : "", hint);
 	return text;
@@ -110,13 +112,15 @@ static bool warning_begin(struct log_line *line, const struct session *session, 
 	return true;
 }
 
-void session_log_invalid(const struct session *session, const struct description_error *error)
+void session_log_invalid(const struct session *session, const struct catalog_problem *problem)
 {
+	const struct description_error *error = &problem->error;
 	struct log_line line;
 
 	if (!warning_begin(&line, session, "invalid description"))
 		return;
-	log_add_string(&line, "file", session->service->socket_path);
+	log_add_string(&line, "file",
+		       problem->file[0] ? problem->file : session->service->targets->socket_path);
 	if (error->line > 0)
 		log_add_number(&line, "line", error->line);
 	log_add_string(&line, "reason", error->reason);
@@ -131,8 +135,25 @@ void session_log_failure(const struct session *session, int error)
 	if (!warning_begin(&line, session, "cannot connect to the service"))
 		return;
 	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
-	log_add_string(&line, "target", session->service->target);
-	log_add_string(&line, "error", failure_text(session->service, error, text));
+	log_add_string(&line, "target", session_target(session)->text);
+	log_add_string(&line, "error", failure_text(session_target(session), error, text));
+	log_end(&line);
+}
+
+void session_log_header(const struct session *session, const char *reason)
+{
+	static struct log_limiter limiter;
+	char peer[ADDR_TEXT_SIZE];
+	struct log_line line;
+	uint32_t suppressed;
+
+	if (!log_limiter_pass(&limiter, session->worker->loop.now_ms, &suppressed))
+		return;
+	log_begin(&line, LOG_LEVEL_WARNING, "no header of the PROXY protocol");
+	log_add_string(&line, "client", addr_format(&session->peer, peer));
+	log_add_string(&line, "reason", reason);
+	if (suppressed > 0)
+		log_add_number(&line, "suppressed", suppressed);
 	log_end(&line);
 }
 
@@ -143,7 +164,7 @@ void session_log_list_failure(const struct session *session, int error)
 	if (session_reason_from_errno(error) == SESSION_NOT_FOUND ||
 	    !warning_begin(&line, session, "cannot list"))
 		return;
-	log_add_string(&line, "directory", session->service->socket_path);
+	log_add_string(&line, "directory", session->service->targets->socket_path);
 	log_add_string(&line, "error",
 		       error == -ENOBUFS ? "too many bytes of lists are waiting for their clients" :
 					   strerror(-error));

@@ -51,7 +51,8 @@ static int worker_init_parts(struct worker *worker)
 	if (r == 0)
 		r = relay_pool_init(&worker->pool, options->max_pipes);
 	if (r == 0)
-		r = catalog_init(&worker->catalog, &worker->loop, options->services ? options->services : "");
+		r = catalog_init(&worker->catalog, &worker->loop, options->services ? options->services : "",
+				 worker->shared->policies, &worker->shared->backends);
 	if (r < 0)
 		return r;
 	worker->listeners = calloc(LISTEN_MAX, sizeof(*worker->listeners));
@@ -114,6 +115,7 @@ void worker_deinit(struct worker *worker)
 {
 	worker_end_sessions(worker);
 	worker_empty_mailbox(worker, UINT_MAX);
+	srv_cache_free(worker->srv);
 	resolver_free(worker->resolver);
 	if (worker->loop.epoll_fd >= 0) {
 		loop_run_out(&worker->loop); /* the sessions, then what they referred to */
@@ -137,6 +139,15 @@ struct resolver *worker_resolver(struct worker *worker)
 	if (!worker->resolver)
 		worker->resolver = resolver_new(&worker->loop, &worker->shared->options->dns);
 	return worker->resolver;
+}
+
+struct srv_cache *worker_srv(struct worker *worker)
+{
+	struct resolver *resolver = worker_resolver(worker);
+
+	if (!worker->srv && resolver)
+		worker->srv = srv_cache_new(&worker->loop, resolver);
+	return worker->srv;
 }
 
 /* ---- peers that are gone ------------------------------------------------------------------------------ */
@@ -248,18 +259,34 @@ static bool worker_shed(struct worker *worker, int listener_fd)
 	return fd >= 0 || fd == -EAGAIN;
 }
 
+/* Is it one of --proxy-from? Then the client is who it says. */
+static bool worker_is_front(const struct worker *worker, const union addr *peer)
+{
+	const struct router_options *options = worker->shared->options;
+	struct in6_addr address;
+
+	if (peer->sa.sa_family == AF_UNIX)
+		return options->has_unix_fronts;
+	if (options->front_count == 0)
+		return false;
+	addr_to_in6(peer, &address);
+	return access_is_allowed(options->fronts, options->front_count, &address);
+}
+
 static void worker_admit(struct worker_listener *listener, int client_fd, const union addr *peer)
 {
+	static const union addr nobody = { .sa = { .sa_family = AF_UNIX } };
 	struct worker *worker = listener->worker;
-	enum limit limit = limits_begin_session(&worker->shared->limits, peer);
+	const bool is_front = worker_is_front(worker, peer);
+	enum limit limit = limits_begin_session(&worker->shared->limits, is_front ? &nobody : peer);
 
 	/* Lost to another thread, while it was given up: not to be missed the next time. */
 	if (worker->spare_fd < 0)
 		worker->spare_fd = spare_open();
 	if (limit != LIMIT_NONE) {
 		worker_refuse(worker, client_fd, peer, limit);
-	} else if (session_new_take(worker, client_fd, peer, listener->service) != 0) {
-		limits_end_session(&worker->shared->limits, peer);
+	} else if (session_new_take(worker, client_fd, peer, is_front, listener->service) != 0) {
+		limits_end_session(&worker->shared->limits, is_front ? &nobody : peer);
 		close(client_fd);
 	}
 }

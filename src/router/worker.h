@@ -16,12 +16,15 @@
 #include "net/loop.h"
 #include "net/relay.h"
 #include "net/resolve.h"
+#include "net/srv.h"
 #include "proto/request.h"
+#include "router/backends.h"
 #include "router/catalog.h"
 #include "router/chains.h"
 #include "router/limits.h"
 #include "router/lister.h"
 #include "router/options.h"
+#include "router/policy.h"
 #include "router/session.h"
 #include "router/stats.h"
 #include "router/turns.h"
@@ -35,6 +38,8 @@ struct worker_shared {
 	struct limits limits;
 	struct chains chains;
 	struct turns turns;
+	struct backends backends;
+	struct policies *policies; /* NULL: there is no services directory */
 	struct lister *lister;
 	_Atomic unsigned busy_workers; /* that have sessions left while the router drains */
 	int idle_fd;                   /* eventfd(2): written when busy_workers reaches 0 */
@@ -72,6 +77,7 @@ struct worker {
 	struct relay_pool pool;
 	struct catalog catalog;
 	struct resolver *resolver; /* NULL until the first name is asked for */
+	struct srv_cache *srv;     /* the same for those of `srv:` targets */
 	struct list sessions;
 	uint64_t reason_counts[SESSION_REASON_COUNT];
 	uint64_t refused_count; /* clients closed at once, with reason limit */
@@ -124,6 +130,9 @@ void worker_resume(struct worker *worker);
 
 /* On the worker's own thread: its resolver, made when first needed. NULL when out of memory. */
 struct resolver *worker_resolver(struct worker *worker);
+
+/* The same for its memory of what DNS has for services. */
+struct srv_cache *worker_srv(struct worker *worker);
 
 /* A session has left the worker's list. */
 void worker_session_gone(struct worker *worker);

@@ -148,7 +148,9 @@ static void begin(void)
 	limits_init(&test.shared.limits);
 	chains_init(&test.shared.chains);
 	turns_init(&test.shared.turns);
-	test.shared.lister = lister_new(place);
+	backends_init(&test.shared.backends);
+	test.shared.policies = policies_new(place);
+	test.shared.lister = lister_new(place, test.shared.policies);
 	test.shared.idle_fd = eventfd(0, EFD_CLOEXEC);
 	ENSURE(test.shared.lister && worker_init(&test.worker, &test.shared) == 0);
 	test.no_tasks = test.worker.loop.tasks;
@@ -169,6 +171,8 @@ static void end(void)
 	control_free(test.control);
 	worker_deinit(&test.worker);
 	close(test.shared.idle_fd);
+	policies_free(test.shared.policies);
+	backends_deinit(&test.shared.backends);
 	turns_deinit(&test.shared.turns);
 	chains_deinit(&test.shared.chains);
 	limits_deinit(&test.shared.limits);

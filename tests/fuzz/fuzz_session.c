@@ -417,7 +417,9 @@ static void start_router(void)
 	limits_init(&shared.limits);
 	chains_init(&shared.chains);
 	turns_init(&shared.turns);
-	shared.lister = lister_new(services);
+	backends_init(&shared.backends);
+	shared.policies = policies_new(services);
+	shared.lister = lister_new(services, shared.policies);
 	ENSURE(shared.lister);
 	shared.idle_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	start_worker();
@@ -430,6 +432,8 @@ static void end_router(void)
 	ENSURE(shared.limits.sessions == 0 && shared.limits.lists == 0 && chains_is_empty(&shared.chains));
 	ENSURE(list_is_empty(&shared.turns.taken));
 	close(shared.idle_fd);
+	policies_free(shared.policies);
+	backends_deinit(&shared.backends);
 	turns_deinit(&shared.turns);
 	chains_deinit(&shared.chains);
 	limits_deinit(&shared.limits);
@@ -508,7 +512,7 @@ static void move_process(void)
 		count += move_out(CONTAINER_OF(link, struct session, link), &moved[count]);
 	lister_free(shared.lister);
 	worker_deinit(&worker);
-	shared.lister = lister_new(services);
+	shared.lister = lister_new(services, shared.policies);
 	ENSURE(shared.lister);
 	start_worker();
 	for (size_t i = 0; i < count; i++)
@@ -866,16 +870,19 @@ static void make_list_text(struct lister *lister, const char *directory, bool is
 static void make_list_texts(void)
 {
 	char path[256];
+	struct policies *policies;
 	struct lister *lister;
 
 	snprintf(path, sizeof(path), "%s/services", place);
-	lister = lister_new(path);
-	ENSURE(lister);
+	policies = policies_new(path);
+	lister = lister_new(path, policies);
+	ENSURE(policies && lister);
 	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
 		for (int is_detailed = 0; is_detailed < 2 && lines[i].is_list; is_detailed++)
 			make_list_text(lister, lines[i].text, is_detailed, list_texts[i][is_detailed]);
 	}
 	lister_free(lister);
+	policies_free(policies);
 	ENSURE(strstr(list_texts[LINE_ALL][0], "d/inner\r\n") && strstr(list_texts[LINE_ALL][1], "\tunix\t"));
 }
 

@@ -116,6 +116,76 @@ def test_circle_is_a_note_and_no_mistake(check, services):
     assert result.returncode == 0
 
 
+def test_options_of_each_service(check, services):
+    """-v shows what holds for each service, and which file says it."""
+    make_socket(services / "web")
+    (services / ".kaiso").write_text("about everything\nallow 10.0.0.0/8 2001:db8::1\nidle-timeout 90s\n")
+    (services / "d").mkdir()
+    (services / "d" / ".kaiso").write_text("# nearer\ndeny 10.1.0.0/16\nconnect-timeout 1500ms\nproxy v1\n")
+    (services / "d" / "far").write_text("h:80\nbackend g:80\nbackend f:80\nbalance round-robin\nmax-sessions 7\n"
+                                        "about \u009bnearest\nidle-timeout 0\n")
+    assert check().stdout.decode().splitlines() == ["d/far\ttcp\th:80", "web\tunix\tweb"]
+    result = check("-v")
+    assert result.stdout.decode().splitlines() == [
+        "d/far\ttcp\th:80",
+        "\tabout\t\\xc2\\x9bnearest\tservices/d/far",
+        "\tbackend\tg:80\tservices/d/far",
+        "\tbackend\tf:80\tservices/d/far",
+        "\tbalance\tround-robin\tservices/d/far",
+        "\tallow\t10.0.0.0/8 2001:db8::1\tservices/.kaiso",
+        "\tdeny\t10.1.0.0/16\tservices/d/.kaiso",
+        "\tproxy\tv1\tservices/d/.kaiso",
+        "\tmax-sessions\t7\tservices/d/far",
+        "\tconnect-timeout\t1500ms\tservices/d/.kaiso",
+        "\tidle-timeout\t0\tservices/d/far",
+        "web\tunix\tweb",
+        "\tabout\teverything\tservices/.kaiso",
+        "\tallow\t10.0.0.0/8 2001:db8::1\tservices/.kaiso",
+        "\tidle-timeout\t90s\tservices/.kaiso",
+    ]
+    assert result.stderr == b""
+    assert result.returncode == 0
+
+
+def test_options_of_a_directory_are_checked(check, services):
+    (services / "d" / "e").mkdir(parents=True)
+    (services / ".kaiso").write_text("about fine\n")
+    (services / "d" / ".kaiso").write_text("about fine\nproxy v3\n")
+    (services / "d" / "e" / ".kaiso").mkdir()
+    (services / "d" / "e" / "typo").write_text("h:99999\n")
+    result = check()
+    assert [line.split(": ")[0] for line in result.stderr.decode().splitlines()] == [
+        "services/d/.kaiso:2", "services/d/e/.kaiso", "services/d/e/typo:1", "3 mistakes"]
+    assert result.returncode == 1
+
+
+WARNINGS = [
+    ("h:80\nbalance first\n", 2, "balance without a backend"),
+    ("h:80\nabout x\nallow 10.0.0.1/8\n", 3, "10.0.0.1/8 is as good as 10.0.0.0/8"),
+    ("h:80\nallow ::1\nallow ::2 ::1\n", 3, "::1 is in line 2 already"),
+    ("h:80\ndeny ::/0\nallow 1.2.3.4 ::/0\n", 3, "::/0 is both allowed and denied (line 2)"),
+    ("h:80\nbackend g:80\nbackend h:80\n", 3, "this target is that of the first line"),
+    ("h:80\nbackend g:80\n\nbackend g:80\n", 4, "this target is that of line 2"),
+]
+
+
+@pytest.mark.parametrize("text, line, expected", WARNINGS, ids=[row[2] for row in WARNINGS])
+def test_warning(check, services, text, line, expected):
+    """What is valid and can hardly be meant is told, and is no mistake."""
+    (services / "foo").write_text(text)
+    result = check()
+    assert result.stderr.decode().startswith(f"services/foo:{line}: warning: {expected}")
+    assert result.stderr.count(b"\n") == 1
+    assert result.returncode == 0
+
+
+def test_sockets_of_backends_are_looked_for(check, services):
+    make_socket(services / "web")
+    (services / "foo").write_text("web\nbackend h:80\nbackend gone\n")
+    result = check()
+    assert result.stderr.decode() == "services/foo:3: its socket gone does not exist\n1 mistake\n"
+
+
 def test_path_that_no_request_can_carry(check, services):
     directory = os.open(services, os.O_PATH)
     for _ in range(17):

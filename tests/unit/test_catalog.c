@@ -41,14 +41,21 @@ static struct catalog catalog;
 /* What the latest look found. */
 static struct service *found;
 static int connection;
-static struct description_error problem;
+static struct catalog_problem problem;
+static struct policies *policies;
+static struct backends backends;
+static const union addr client = { .in = { .sin_family = AF_INET } };
 
 static int catalog_setup(void **state)
 {
 	clock_ahead_seconds = 0;
 	if (workplace_setup(state) != 0 || loop_init(&loop) != 0)
 		return -1;
-	return catalog_init(&catalog, &loop, "services");
+	backends_init(&backends);
+	policies = policies_new("services");
+	if (!policies)
+		return -1;
+	return catalog_init(&catalog, &loop, "services", policies, &backends);
 }
 
 static int catalog_teardown(void **state)
@@ -56,6 +63,8 @@ static int catalog_teardown(void **state)
 	catalog_deinit(&catalog);
 	loop_run_out(&loop);
 	loop_deinit(&loop);
+	policies_free(policies);
+	backends_deinit(&backends);
 	return workplace_teardown(state);
 }
 
@@ -65,7 +74,7 @@ static int look(const char *path)
 	int r;
 
 	connection = INT_MIN;
-	r = catalog_open(&catalog, path, strlen(path), &found, &connection, &problem);
+	r = catalog_open(&catalog, path, strlen(path), &client, &found, &connection, &problem);
 	assert_non_null(found);
 	assert_string_equal(found->path, path);
 	if (r < 0)
@@ -102,7 +111,7 @@ static void assert_port(const char *path, unsigned port)
 {
 	assert_int_equal(look(path), 0);
 	assert_int_equal(found->kind, SERVICE_TCP);
-	assert_int_equal(found->port, port);
+	assert_int_equal(found->targets->port, port);
 	drop();
 }
 
@@ -129,11 +138,11 @@ static void test_socket(void **state)
 	int accepted;
 
 	(void)state;
-	assert_int_equal(catalog_open(&catalog, "s", 1, &service, &connection, &problem), 0);
+	assert_int_equal(catalog_open(&catalog, "s", 1, &client, &service, &connection, &problem), 0);
 	assert_int_equal(service->kind, SERVICE_SOCKET);
 	assert_string_equal(service->path, "s");
-	assert_string_equal(service->socket_path, "services/s");
-	assert_string_equal(service->target, "unix");
+	assert_string_equal(service->targets->socket_path, "services/s");
+	assert_string_equal(service->targets->text, "unix");
 	assert_int_equal(service->hash, catalog_path_hash("s", 1));
 	assert_true((fcntl(connection, F_GETFL) & O_NONBLOCK) != 0);
 	assert_int_equal(fcntl(connection, F_GETFD), FD_CLOEXEC);
@@ -152,7 +161,7 @@ static void test_path_is_not_terminated(void **state)
 	struct service *service;
 
 	(void)state;
-	assert_int_equal(catalog_open(&catalog, "square", 1, &service, &connection, &problem), 0);
+	assert_int_equal(catalog_open(&catalog, "square", 1, &client, &service, &connection, &problem), 0);
 	assert_string_equal(service->path, "s");
 	assert_true(connection >= 0);
 	close(connection);
@@ -255,16 +264,16 @@ static void test_descriptions(void **state)
 		workplace_make_file("services/d/f", expected->content);
 		assert_int_equal(look("d/f"), 0);
 		assert_int_equal(found->kind, expected->kind);
-		assert_string_equal(found->target, expected->target);
-		assert_string_equal(found->host, expected->host);
-		assert_int_equal(found->port, expected->port);
-		assert_string_equal(found->remote, expected->remote);
+		assert_string_equal(found->targets->text, expected->target);
+		assert_string_equal(found->targets->host, expected->host);
+		assert_int_equal(found->targets->port, expected->port);
+		assert_string_equal(found->targets->remote, expected->remote);
 		if (expected->socket_path)
-			assert_string_equal(found->socket_path, expected->socket_path);
-		assert_int_equal(found->knock_port, expected->knock_port);
-		assert_int_equal(found->address.sa.sa_family, expected->family);
+			assert_string_equal(found->targets->socket_path, expected->socket_path);
+		assert_int_equal(found->targets->knock_port, expected->knock_port);
+		assert_int_equal(found->targets->address.sa.sa_family, expected->family);
 		if (expected->family == AF_INET)
-			assert_int_equal(ntohs(found->address.in.sin_port), expected->port);
+			assert_int_equal(ntohs(found->targets->address.in.sin_port), expected->port);
 		if (expected->kind == SERVICE_UNIX)
 			assert_int_equal(connection, -ENOENT);
 		drop();
@@ -314,15 +323,21 @@ static void test_invalid_descriptions(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(contents); i++) {
 		workplace_make_file("services/f", contents[i]);
-		problem.reason[0] = '\0';
+		problem.error.reason[0] = '\0';
+		if (contents[i][0] == '\0') {
+			assert_int_equal(look("f"), -EAGAIN); /* somebody may be about to write it */
+			drop();
+		}
+		clock_ahead_seconds = 1;
 		assert_int_equal(look("f"), -EINVAL);
-		assert_string_not_equal(problem.reason, "");
+		clock_ahead_seconds = 0;
+		assert_string_not_equal(problem.error.reason, "");
 		drop();
 	}
 	workplace_make_file("services/f", "host:80\n");
 	assert_int_equal(truncate("services/f", DESCRIPTION_SIZE_MAX + 1), 0);
 	assert_int_equal(look("f"), -EINVAL);
-	assert_non_null(strstr(problem.reason, "64 KiB"));
+	assert_non_null(strstr(problem.error.reason, "64 KiB"));
 	drop();
 	workplace_make_file("services/f", "host:80\n");
 	assert_port("f", 80);
@@ -451,6 +466,7 @@ static void test_deep_path_in_a_deep_directory(void **state)
 	int fd = make_deep(path);
 	int file = openat(fd, "f", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 	char *end = path + strlen(path);
+	struct policies *deep_policies;
 	struct service *service;
 
 	(void)state;
@@ -462,17 +478,20 @@ static void test_deep_path_in_a_deep_directory(void **state)
 		strcat(services, "services/../");
 	memcpy(stpcpy(services + strlen(services), "services/"), path, 1999);
 	strcpy(end, "f");
-	assert_int_equal(catalog_init(&deep, &loop, services), 0);
+	deep_policies = policies_new(services);
+	assert_non_null(deep_policies);
+	assert_int_equal(catalog_init(&deep, &loop, services, deep_policies, &backends), 0);
 	assert_true(strlen(services) + 1 + strlen(path + 2000) > PATH_MAX);
 	clock_ahead_seconds = 10;
 	for (int i = 0; i < 2; i++) {
-		assert_int_equal(catalog_open(&deep, path + 2000, strlen(path + 2000), &service, &connection,
-					      &problem),
+		assert_int_equal(catalog_open(&deep, path + 2000, strlen(path + 2000), &client, &service,
+					      &connection, &problem),
 				 0);
-		assert_int_equal(service->port, 80);
+		assert_int_equal(service->targets->port, 80);
 		service_unref(service);
 	}
 	catalog_deinit(&deep);
+	policies_free(deep_policies);
 	loop_run_out(&loop);
 }
 
@@ -590,7 +609,7 @@ static void test_description_and_socket_take_turns(void **state)
 	mkdir("services/x", 0755);
 	assert_absent("x");
 	assert_int_equal(held->kind, SERVICE_TCP);
-	assert_string_equal(held->target, "host:80");
+	assert_string_equal(held->targets->text, "host:80");
 	service_unref(held);
 }
 
@@ -641,8 +660,8 @@ static void test_same_words_keep_the_object(void **state)
 	workplace_make_file("services/f", "t passfd\n");
 	assert_int_equal(look("f"), 0);
 	assert_ptr_not_equal(found, first);
-	assert_string_equal(found->socket_path, "services/t");
-	assert_string_equal(first->socket_path, "services/s");
+	assert_string_equal(found->targets->socket_path, "services/t");
+	assert_string_equal(first->targets->socket_path, "services/s");
 	assert_false(first->is_remembered);
 	assert_true(found->is_remembered);
 	service_unref(first);

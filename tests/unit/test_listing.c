@@ -28,6 +28,7 @@ struct report {
 	int last_error;
 	int stop_with;    /* what the visit returns */
 	bool is_changing; /* what is reported may be gone already */
+	size_t directories;
 };
 
 static const char kind_letters[] = {
@@ -36,12 +37,28 @@ static const char kind_letters[] = {
 	[LISTING_UNREADABLE] = 'u', [LISTING_TRUNCATED] = 't',
 };
 
+static const char *skipped; /* a directory */
+
+/* Every directory is told before what it holds; its path stands at the front of theirs. */
+static int report_directory(struct report *report, const struct listing_entry *entry)
+{
+	struct stat status;
+
+	assert_int_equal(fstat(entry->directory_fd, &status), 0);
+	assert_true(S_ISDIR(status.st_mode));
+	assert_string_equal(entry->name, ".");
+	report->directories++;
+	return skipped && strcmp(entry->path, skipped) == 0 ? LISTING_SKIP : 0;
+}
+
 static int report_visit(const struct listing_entry *entry, void *context)
 {
 	struct report *report = context;
 	struct stat status;
 
 	assert_int_equal(strlen(entry->path), entry->path_length);
+	if (entry->kind == LISTING_DIRECTORY)
+		return report_directory(report, entry);
 	if (!report->is_changing)
 		assert_int_equal(fstatat(entry->directory_fd, entry->name, &status, AT_SYMLINK_NOFOLLOW), 0);
 	report->count++;
@@ -326,12 +343,32 @@ static void test_walk_of_branching_links_is_bounded(void **state)
 }
 
 /* The first entry reported does this to the directory. */
+static void test_walk_tells_directories_and_skips(void **state)
+{
+	(void)state;
+	workplace_make_all(
+		(const char *const[]){ "s:a", "d:b", "s:b/c", "d:b/d", "s:b/d/e", "l:l>b", "s:z", NULL });
+	assert_walk("", "sa\nsb/c\nsb/d/e\nsl/c\nsl/d/e\nsz\n");
+	assert_int_equal(walk_report.directories, 5);
+	assert_walk("b/d", "sb/d/e\n");
+	assert_int_equal(walk_report.directories, 1);
+	skipped = "b";
+	assert_walk("", "sa\nsl/c\nsl/d/e\nsz\n");
+	skipped = "";
+	assert_walk("", "");
+	skipped = "b/d";
+	assert_walk("b", "sb/c\n");
+	skipped = NULL;
+}
+
 static const char *change_command;
 
 static int change_visit(const struct listing_entry *entry, void *context)
 {
 	int result = report_visit(entry, context);
 
+	if (entry->kind == LISTING_DIRECTORY)
+		return result;
 	walk_report.is_changing = true;
 	if (change_command) {
 		assert_int_equal(system(change_command), 0);
@@ -430,6 +467,7 @@ int main(void)
 		WORKPLACE_TEST(test_walk_many_entries_in_order),
 		WORKPLACE_TEST(test_walk_of_a_circle_itself),
 		WORKPLACE_TEST(test_walk_of_branching_links_is_bounded),
+		WORKPLACE_TEST(test_walk_tells_directories_and_skips),
 		WORKPLACE_TEST(test_walk_of_what_vanishes),
 		WORKPLACE_TEST(test_walk_of_a_way_back_that_vanishes),
 		WORKPLACE_TEST(test_walk_of_what_may_not_be_read),

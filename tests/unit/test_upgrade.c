@@ -137,7 +137,7 @@ static void test_sessions_that_cannot_be(void **state)
 		{ IMAGE_RETRY_SHIFT, 8 },
 		{ IMAGE_SERVICE, 0 },
 		{ IMAGE_SERVICE, SERVICE_UNKNOWN + 1 },
-		{ IMAGE_SERVICE, SERVICE_PASSFD + 2 },
+		{ IMAGE_SERVICE, SERVICE_SRV + 2 },
 		{ IMAGE_PORT, 65536 },
 		{ IMAGE_UP + WAY_SKIP, RELAY_SKIP_MAX + 1 },
 		{ IMAGE_UP + WAY_FLAGS, WAY_FLAGS_ALL + 1 },
