@@ -317,10 +317,16 @@ def mounted(world, is_strict, error):
 
 
 def served_by_dns(world, is_strict, error):
-    client = world.connect()
-    got, how = pump(client, b"served\r\n" + SMALL)
-    client.close()
-    calls = [call for call in world.calls("other") if is_strict or call.received]
+    """Where c-ares takes a failure for the answer that there is no address, that holds for a second."""
+    end = time.monotonic() + 1.5
+    while True:
+        client = world.connect()
+        got, how = pump(client, b"served\r\n" + SMALL)
+        client.close()
+        calls = [call for call in world.calls("other") if is_strict or call.received]
+        if calls or not is_strict or time.monotonic() > end:
+            break
+        time.sleep(0.1)
     judge_service(calls, SMALL, "served", is_strict, True)
     judge_client(got, how, SMALL, "served", is_strict, calls, can_reset(world, "other", error))
 
