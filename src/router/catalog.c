@@ -276,6 +276,11 @@ static struct service *service_alloc(struct catalog *catalog, const struct servi
 	return service;
 }
 
+const char *target_key(const struct target *target)
+{
+	return target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
+}
+
 /* Where there is a choice: how each target is doing, and whose turn it is. */
 static bool service_join(struct service *service, struct backends *backends)
 {
@@ -286,9 +291,9 @@ static bool service_join(struct service *service, struct backends *backends)
 	service->group = backends_group(backends, service->path, service->path_length);
 	for (size_t i = 0; service->target_count > 1 && i < service->target_count; i++) {
 		struct target *target = &service->targets[i];
-		const char *text = target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
+		const char *key = target_key(target);
 
-		target->backend = backends_get(backends, text, strlen(text));
+		target->backend = backends_get(backends, key, strlen(key));
 		is_whole = is_whole && target->backend;
 	}
 	return is_whole && service->group;
