@@ -21,6 +21,7 @@
 #include <netinet/in.h>
 #include <pwd.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -319,9 +320,11 @@ static const struct rule rules[] = {
 	{ "fcntl", { IS(1, F_GETFL) } },
 	{ "fcntl", { IS(1, F_SETFD) } },
 	{ "fcntl", { IS(1, F_SETFL) } },
-	{ "fcntl", { IS(1, F_SETLEASE) } }, /* router/policy.c, and the next */
+	/* router/policy.c: is somebody writing what it reads? */
+	{ "fcntl", { IS(1, F_SETLEASE), IS(2, F_RDLCK) } },
+	{ "fcntl", { IS(1, F_SETLEASE), IS(2, F_UNLCK) } },
 	{ "fcntl", { IS(1, F_SETPIPE_SZ) } },
-	{ "fcntl", { IS(1, F_SETSIG) } },
+	{ "fcntl", { IS(1, F_SETSIG), IS(2, SIGURG) } },
 	{ "ioctl", { IS(1, FIONBIO) } },
 	{ "ioctl", { IS(1, FIONREAD) } },
 	{ "ioctl", { IS(1, SIOCATMARK) } },

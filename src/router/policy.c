@@ -325,6 +325,12 @@ static bool has_rested(struct timespec changed, int64_t rest_ms)
 	return age_ms >= rest_ms || age_ms <= -rest_ms;
 }
 
+bool policy_stamp_is_torn(const struct policy_stamp *known, const struct policy_stamp *stamp)
+{
+	return known->device == stamp->device && known->inode == stamp->inode && known->size != stamp->size &&
+	       time_is_equal(known->changed, stamp->changed);
+}
+
 bool policy_stamp_is_settled(const struct policy_stamp *stamp)
 {
 	return has_rested(stamp->changed, SETTLED_MS);
@@ -363,13 +369,21 @@ static ssize_t read_leased(int fd, const struct stat *status, char *bytes)
 	return length == 0 && !has_rested(status->st_ctim, POLICY_REST_MS) ? -EAGAIN : length;
 }
 
-ssize_t policy_read_settled(int fd, const struct stat *status, char *bytes)
+static ssize_t read_settled(int fd, const struct stat *status, char *bytes, bool *is_leased)
 {
 	int r = lease_take(fd);
 
+	*is_leased = r == 0;
 	if (r == -EAGAIN)
 		return r;
 	return r < 0 ? read_rested(fd, status, bytes) : read_leased(fd, status, bytes);
+}
+
+ssize_t policy_read_settled(int fd, const struct stat *status, char *bytes)
+{
+	bool is_leased;
+
+	return read_settled(fd, status, bytes, &is_leased);
 }
 
 /* ---- what is remembered ---------------------------------------------------------------------------- */
@@ -383,6 +397,7 @@ struct node {
 	uint64_t hash; /* of its path */
 	struct policy_stamp stamp;
 	bool is_settled;           /* what follows can be trusted while the stamp is the same */
+	uint64_t seen_since_ms;    /* the file with this stamp */
 	uint64_t missing_since_ms; /* 0: it was there at the last look */
 	struct policy *below;      /* what its parents said then; one reference */
 	struct policy *policy;     /* the outcome; one reference */
@@ -525,6 +540,7 @@ static struct node *look_recall(const struct look *look)
 /* Remembers that the file is there, and what it was read as: NULL with an error. */
 static void look_remember(struct look *look, const struct stat *status, bool is_read, struct policy *outcome)
 {
+	const struct policy_stamp stamp = policy_stamp_of(status);
 	struct policies *policies = look->policies;
 	struct node *node;
 
@@ -535,7 +551,9 @@ static void look_remember(struct look *look, const struct stat *status, bool is_
 	if (node) {
 		policies_touch(policies, node);
 		node->missing_since_ms = 0;
-		node->stamp = policy_stamp_of(status);
+		if (!policy_stamp_is_equal(&node->stamp, &stamp))
+			node->seen_since_ms = clock_now_ms();
+		node->stamp = stamp;
 		node->is_settled = is_read && policy_stamp_is_settled(&node->stamp);
 		policy_ref(outcome);
 		policy_unref(node->policy);
@@ -579,6 +597,30 @@ static int look_merge(struct look *look, const char *bytes, size_t length, struc
 	return policy_from_text(look->policy, look->file, text, 1, outcome, look->error);
 }
 
+enum look_trust { LOOK_TRUSTS, LOOK_WAITS, LOOK_DISREGARDS };
+
+/* May a file be believed that is at rest by its time alone? Not one that has been cut off a moment ago (LOOK_DISREGARDS:
+ * its stamp means nothing, either), and so an empty one only when it stays that. */
+static enum look_trust look_trusts(struct look *look, const struct stat *status)
+{
+	const struct policy_stamp stamp = policy_stamp_of(status);
+	struct policies *policies = look->policies;
+	enum look_trust trust = status->st_size > 0 ? LOOK_TRUSTS : LOOK_WAITS;
+	struct node *node;
+
+	pthread_mutex_lock(&policies->mutex);
+	node = look_recall(look);
+	if (node && node->is_settled && policy_stamp_is_torn(&node->stamp, &stamp)) {
+		node->missing_since_ms = 0;
+		trust = LOOK_DISREGARDS;
+	} else if (node && policy_stamp_is_equal(&node->stamp, &stamp) &&
+		   clock_now_ms() - node->seen_since_ms >= POLICY_REST_MS) {
+		trust = LOOK_TRUSTS;
+	}
+	pthread_mutex_unlock(&policies->mutex);
+	return trust;
+}
+
 static int look_open_error(const struct look *look, int error, bool is_link)
 {
 	switch (error) {
@@ -599,7 +641,9 @@ static int look_read(struct look *look, struct stat *status, bool is_link)
 {
 	CLEANUP_FREE char *bytes = malloc(DESCRIPTION_FILE_BUFFER);
 	CLEANUP_CLOSE int fd = description_file_open(look->anchor, look->name, status);
+	enum look_trust trust = LOOK_TRUSTS;
 	struct policy *outcome = NULL;
+	bool is_leased = false;
 	ssize_t length = fd;
 	int r;
 
@@ -607,7 +651,13 @@ static int look_read(struct look *look, struct stat *status, bool is_link)
 		return -ENOMEM;
 	look_name_file(look);
 	if (fd >= 0)
-		length = policy_read_settled(fd, status, bytes);
+		length = read_settled(fd, status, bytes, &is_leased);
+	if (length >= 0 && !is_leased)
+		trust = look_trusts(look, status);
+	if (trust == LOOK_DISREGARDS)
+		return -EAGAIN;
+	if (trust == LOOK_WAITS)
+		length = -EAGAIN;
 	r = length < 0 ? look_open_error(look, (int)length, is_link) :
 			 look_merge(look, bytes, (size_t)length, &outcome);
 	look_remember(look, status, r == 0, outcome);

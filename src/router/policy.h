@@ -84,6 +84,10 @@ struct policy_stamp {
 struct policy_stamp policy_stamp_of(const struct stat *status);
 bool policy_stamp_is_equal(const struct policy_stamp *one, const struct policy_stamp *other);
 
+/* Has a file whose stamp was settled another size at the same time, which cannot be? Some file systems cut a file off first (open(2) with
+ * O_TRUNC), and set its times a moment later. */
+bool policy_stamp_is_torn(const struct policy_stamp *known, const struct policy_stamp *stamp);
+
 /* Ask it right after the reading: a file changed twice within one tick of the clock may look unchanged, so its stamp
  * counts only when it had been at rest for a while (2 s). */
 bool policy_stamp_is_settled(const struct policy_stamp *stamp);

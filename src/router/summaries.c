@@ -233,6 +233,8 @@ int summaries_find(struct summaries *summaries, int directory_fd, const char *na
 		*summary = &known->summary;
 		return 0;
 	}
+	if (known && known->is_settled && policy_stamp_is_torn(&known->stamp, &stamp))
+		return -EAGAIN;
 	r = summaries_read(summaries, directory_fd, name, &known);
 	if (r < 0)
 		return r;

@@ -2,7 +2,7 @@
 """Makes every call of the router fail, at every place, with every errno of its man page, while sessions run: `make faults`.
 
 Parts: start (up to the first answer), drain (from SIGTERM to the exit), upgrade (SIGUSR2, by one thread and by two),
-runtime (a router that serves), operated (with a control socket, --http and a watchdog, which are asked), expose (as
+runtime (a router that serves), routed (by option lines, to several targets, mounts and hosts of DNS), operated (with a control socket, --http and a watchdog, which are asked), expose (as
 runtime, of `kaiso expose`). The last line of each tells how many functions,
 places and errnos there were, how many faults were made, and what failed. "Not reached again": the way to a place
 depends on how bytes happen to arrive, so not every one that was seen once is passed when its fault is armed.
@@ -24,6 +24,7 @@ PARTS = {
     "drain": [(lives.DrainCampaign, {})],
     "upgrade": [(lives.UpgradeCampaign, {"threads": 1}), (lives.UpgradeCampaign, {"threads": 2})],
     "runtime": [(campaign.RuntimeCampaign, {"chosen": scenarios.RUNTIME + scenarios.SLOW})],
+    "routed": [(campaign.RuntimeCampaign, {"chosen": scenarios.ROUTED, "make_world": world.RoutedWorld})],
     "operated": [(campaign.RuntimeCampaign, {"chosen": scenarios.OPERATED, "make_world": world.OperatedWorld})],
     "expose": [(campaign.RuntimeCampaign, {"chosen": scenarios.EXPOSED, "make_world": world.ExposedWorld})],
 }

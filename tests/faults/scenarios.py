@@ -270,6 +270,88 @@ RUNTIME = (relay_unix, relay_tcp, relay_small, relay_from_unix, relay_by_file, r
 SLOW = (peers_are_checked,)
 
 
+# ---- several targets, options, mounts, DNS, front ends
+
+def chosen(world, is_strict, error):
+    """The first target is dead; whichever of the others is reached, the bytes are right and go there once."""
+    for line, names in (("chosen", ("other", ".second")), ("few", (".second",))):
+        client = world.connect()
+        got, how = pump(client, line.encode() + b"\r\n" + SMALL)
+        client.close()
+        calls = [call for call in world.calls(*names) if is_strict or call.received]
+        judge_service(calls, SMALL, line, is_strict, False)
+        judge_client(got, how, SMALL, line, is_strict, calls, False)
+        for name in names:
+            world.calls(name)
+
+
+def handed_to_the_second(world, is_strict, error):
+    client = world.connect()
+    got, how = pump(client, b"handed\n" + SMALL)
+    client.close()
+    calls = world.calls(".one")
+    judge_service(calls, SMALL, "handed", is_strict, True)
+    judge_client(got, how, SMALL, "handed", is_strict, calls)
+
+
+def guarded(world, is_strict, error):
+    relay(world, is_strict, error, "guarded/echo", "guarded/echo", SMALL)
+    world.router.describe("guarded/.kaiso", "deny 127.0.0.1\n")
+    client = world.connect()
+    got, how = pump(client, b".kaiso/open guarded/echo\n" + SMALL)
+    client.close()
+    calls = world.calls("guarded/echo")
+    world.router.describe("guarded/.kaiso", "allow 127.0.0.0/8 192.0.2.7\nidle-timeout 20s\n")
+    if calls or got.startswith(b"+"):
+        raise Violation(f"who may not is let in: {got!r}, {len(calls)} calls")
+    judge_answer(got, how, b"-not-found no such service\r\n", "who may not", is_strict)
+
+
+def mounted(world, is_strict, error):
+    relay(world, is_strict, error, "mounted/echo", "echo", SMALL)
+    client = world.connect()
+    got, how = pump(client, b"mounted/dir/\n")
+    client.close()
+    judge_list(got, how, b"dir/deep/echo\r\n\r\n", "the list of mounted/dir/", is_strict,
+               error is not None and error not in EXHAUSTION)
+
+
+def served_by_dns(world, is_strict, error):
+    """Where c-ares takes a failure for the answer that there is no address, that holds for a second."""
+    end = time.monotonic() + 1.5
+    while True:
+        client = world.connect()
+        got, how = pump(client, b"served\r\n" + SMALL)
+        client.close()
+        calls = [call for call in world.calls("other") if is_strict or call.received]
+        if calls or not is_strict or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    judge_service(calls, SMALL, "served", is_strict, True)
+    judge_client(got, how, SMALL, "served", is_strict, calls, can_reset(world, "other", error))
+
+
+PROXIED = bytes.fromhex("0d0a0d0a000d0a515549540a 2111000c c0000207 c0000209 0400 0050")
+
+
+def came_by_a_front(world, is_strict, error):
+    """The header is taken whole and passed on whole, or nothing is."""
+    client = world.connect(is_unix=True)
+    got, how = pump(client, PROXIED + b"front\r\n" + SMALL)
+    client.close()
+    calls = world.calls("other")
+    judge_service(calls, PROXIED + SMALL, "front", is_strict, True)
+    judge_client(got, how, PROXIED + SMALL, "front", is_strict, calls, False)
+    client = world.connect(is_unix=True)
+    got, how = pump(client, b"echo\r\n" + SMALL)
+    client.close()
+    if got or world.calls("echo"):
+        raise Violation(f"a front end without a header is let in: {got!r}")
+
+
+ROUTED = (chosen, handed_to_the_second, guarded, mounted, served_by_dns, came_by_a_front)
+
+
 # ---- what an operator sees
 
 def ask_control(world, lines, is_strict):

@@ -14,6 +14,7 @@ from harness.stream import noise_piece
 from harness.wait import wait_until
 
 from . import peers
+from .names import NameServer
 from .peers import Service, Violation
 
 LIBRARY = str(Path(KAISO).parent / "tests" / "faults" / "libkaiso-faults.so")
@@ -287,6 +288,36 @@ class OperatedWorld(World):
                 text += self.manager.recv(1000) + b"\n"
             except BlockingIOError:
                 return text
+
+
+class RoutedWorld(World):
+    """With option lines, several targets, a mount, hosts that DNS has, and front ends that say whose connections theirs are."""
+
+    def __init__(self, control, *options, **how):
+        self.name_server = NameServer()
+        super().__init__(control, "--proxy-from", "unix", "--dns", self.name_server.address, *options, **how)
+        self.extra_names = ("chosen", "few", "front", "guarded/echo", "handed", "mounted/", "other", "served")
+
+    def start(self):
+        super().start()
+        router = self.router
+        self.unix("guarded/echo", peers.echo)
+        self.unix(".second", peers.echo)
+        self.tcp("other", peers.echo)
+        port = self.services["other"].listener.getsockname()[1]
+        router.describe("guarded/.kaiso", "allow 127.0.0.0/8 192.0.2.7\nidle-timeout 20s\n")
+        router.describe("chosen", f"dead\nbackend 127.0.0.1:{port}\nbackend .second\n")
+        router.describe("few", ".second\nmax-sessions 2\nbalance round-robin\nbackend .second\n")
+        router.describe("handed", "dead passfd\nbackend .one passfd\n")
+        router.describe("front", f"127.0.0.1:{port}\nproxy v2\nallow 192.0.2.7 127.0.0.1\n")
+        router.describe("mounted", f"127.0.0.1:{self.port} /\n")
+        self.name_server.port_of_all = port
+        router.describe("served", "srv:_kaiso._tcp.test\n")
+        return self
+
+    def close(self):
+        super().close()
+        self.name_server.close()
 
 
 class ExposedWorld(World):

@@ -73,3 +73,9 @@ def test_faults_at_the_end():
 def test_faults_of_an_upgrade():
     """Refused, all goes on as before; done, all goes along."""
     run(lives.UpgradeCampaign, 3, every=20, threads=2)
+
+
+def test_faults_on_the_way_to_a_choice():
+    """Several targets, options of directories, mounts and front ends: nobody is let in by a failure, and no byte is wrong."""
+    chosen = (scenarios.chosen, scenarios.guarded, scenarios.mounted, scenarios.came_by_a_front)
+    run(campaign.RuntimeCampaign, 10, every=8, chosen=chosen, make_world=world.RoutedWorld)

@@ -12,6 +12,7 @@
 #define DNS_AAAA 28
 #define DNS_SRV 33
 
+#define DNS_FORMERR 1
 #define DNS_SERVFAIL 2
 #define DNS_NXDOMAIN 3
 #define DNS_REFUSED 5

@@ -59,7 +59,7 @@ static struct {
 	size_t count;
 	unsigned ttl, host_ttl;
 	int rcode, host_rcode;
-	bool is_silent;
+	bool is_silent, is_old; /* it knows nothing of EDNS */
 	const char *silent_host, *absent_host;
 	void (*spoil)(struct dns_message *answer); /* before it is sent */
 	bool says_right_after;                     /* what was spoiled is sent, then the right one */
@@ -100,7 +100,9 @@ static bool server_make(const uint8_t *query, size_t length, struct dns_message 
 		return false;
 	dns_message_begin(answer, name, type);
 	memcpy(answer->bytes, query, 2);
-	if (type == DNS_SRV)
+	if (zone.is_old && query[11] > 0)
+		answer->bytes[3] |= DNS_FORMERR;
+	else if (type == DNS_SRV)
 		service_answer(answer, name);
 	else
 		host_answer(answer, name, type);
@@ -761,6 +763,15 @@ static void test_many_targets(void **state)
 	assert_int_equal(asker.answer->count, SRV_TARGETS_MAX);
 }
 
+static void test_server_of_old(void **state)
+{
+	(void)state;
+	zone.is_old = true;
+	assert_int_equal(ask(), 0);
+	assert_answer(ONE);
+	assert_int_equal(server.services, 2);
+}
+
 /* ---- hostile answers ------------------------------------------------------------------------------------ */
 
 static void spoil_id(struct dns_message *answer)
@@ -1036,6 +1047,7 @@ int main(void)
 		SRV_TEST(test_host_is_absent),
 		SRV_TEST(test_host_is_silent),
 		SRV_TEST(test_many_targets),
+		SRV_TEST(test_server_of_old),
 		SRV_TEST(test_answers_that_are_not_ours),
 		SRV_TEST(test_answers_without_sense),
 		SRV_TEST(test_cancelled),

@@ -101,7 +101,8 @@ static void try_arguments(int other)
 
 	tell("tiocsti", ioctl(terminal, TIOCSTI, "#"));
 	tell("setflags", ioctl(file, FS_IOC_SETFLAGS, &flags));
-	tell("setlease", fcntl(file, F_SETLEASE, F_RDLCK));
+	tell("setlease", fcntl(file, F_SETLEASE, F_WRLCK));
+	fcntl(file, F_SETLEASE, F_UNLCK); /* or the attempts below would end this by SIGIO */
 	tell("setown", fcntl(terminal, F_SETOWN, other));
 	tell("dumpable", prctl(PR_SET_DUMPABLE, 1));
 	tell("prlimit", (long)syscall(SYS_prlimit64, other, RLIMIT_NOFILE, NULL, &limit));
