@@ -295,6 +295,17 @@ static int say_no_directory(const struct settings *settings)
 	return EXIT_NOT_FOUND;
 }
 
+static int say_no_mounted(const struct settings *settings)
+{
+	char text[KAISO_ADDRESS_TEXT_SIZE];
+
+	fputs(TOOL ": '", stderr);
+	text_write_visible(stderr, settings->directory, strlen(settings->directory));
+	fprintf(stderr, "' at %s is a mount, and the kaiso behind it gives no list; is it running?\n",
+		kaiso_address_format(&settings->address, text));
+	return EXIT_RUNTIME;
+}
+
 static int list_services(const struct settings *settings)
 {
 	struct client_list list;
@@ -306,6 +317,8 @@ static int list_services(const struct settings *settings)
 	client_hang_up(&client);
 	if (r == CLIENT_NO_DIRECTORY) {
 		status = say_no_directory(settings);
+	} else if (r == CLIENT_NO_MOUNTED) {
+		status = say_no_mounted(settings);
 	} else if (r != 0) {
 		client_words_say_failure(TOOL, &client, r);
 		status = EXIT_RUNTIME;

@@ -343,23 +343,26 @@ static int ask_list(struct client *client, const char *word, const char *directo
 	return r == 0 ? read_list(client, list) : r;
 }
 
-/* Routers that know no directories have the whole list only. */
-static int ask_whole_list(struct client *client, struct client_list *list)
+/* Routers that know no directories have the whole list only; but one that lists a mount knows them. */
+static int ask_whole_list(struct client *client, const char *directory, struct client_list *list)
 {
 	struct client_list_entry entry;
 	size_t position = 0;
 	int r = ask_list(client, "", "", list);
 
-	if (r == 0 && *list->prefix && !client_list_next(list, &position, &entry))
+	list->prefix = directory;
+	if (r != 0 || !*directory)
+		return r;
+	if (!client_list_next(list, &position, &entry))
 		return CLIENT_NO_DIRECTORY;
-	return r;
+	return entry.path.length == strlen(directory) ? CLIENT_NO_MOUNTED : 0;
 }
 
 int client_list(struct client *client, const char *directory, bool is_detailed, struct client_list *list)
 {
 	int r = CLIENT_CLOSED;
 
-	*list = (struct client_list){ .is_detailed = is_detailed, .prefix = directory };
+	*list = (struct client_list){ .is_detailed = is_detailed, .prefix = "" };
 	if (is_detailed)
 		r = ask_list(client, *directory ? WORD_LIST " " : WORD_LIST, directory, list);
 	if (r != CLIENT_CLOSED)
@@ -367,7 +370,7 @@ int client_list(struct client *client, const char *directory, bool is_detailed, 
 	list->is_detailed = false;
 	if (*directory)
 		r = ask_list(client, "", directory, list);
-	return r == CLIENT_CLOSED ? ask_whole_list(client, list) : r;
+	return r == CLIENT_CLOSED ? ask_whole_list(client, directory, list) : r;
 }
 
 /* Cuts off what comes before the first tab, and the tab. */

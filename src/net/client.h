@@ -23,6 +23,7 @@ enum {
 	CLIENT_REFUSED = 1,  /* the router said why: code and text */
 	CLIENT_CLOSED,       /* it closed the connection without a word */
 	CLIENT_NO_DIRECTORY, /* nothing is listed below that directory */
+	CLIENT_NO_MOUNTED,   /* it is a mount, and the router behind it gives no list */
 };
 
 struct client {
@@ -67,15 +68,15 @@ struct client_list {
 	size_t length;
 	size_t capacity;
 	bool is_detailed;
-	const char *prefix; /* what is shown begins with it; the caller's text */
+	const char *prefix; /* what is shown of a whole list begins with it; the caller's text, or "" */
 };
 
 /*
  * Asks for the list of a directory ("d/", borrowed as long as the list lives) or of everything (""),
- * with kinds and abouts where the router knows them if is_detailed. list need not be initialized;
- * client_list_deinit() is for it, whatever the result: 0, CLIENT_NO_DIRECTORY, CLIENT_CLOSED, or a
- * negative errno as above, -ECONNABORTED for a list that ends half-way, -EFBIG,
- * or -ENOMEM.
+ * with kinds and abouts where the router knows them if is_detailed. Where the directory lies behind a mount, paths
+ * are those of the router there. list need not be initialized; client_list_deinit() is for it, whatever the
+ * result: 0, CLIENT_NO_DIRECTORY, CLIENT_NO_MOUNTED, CLIENT_CLOSED, or a negative errno as above,
+ * -ECONNABORTED for a list that ends half-way, -EFBIG, or -ENOMEM.
  */
 int client_list(struct client *client, const char *directory, bool is_detailed, struct client_list *list);
 

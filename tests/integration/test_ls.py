@@ -152,6 +152,22 @@ def test_router_without_words_for_tools(new_router):
     assert b"web\n" in ls(router.address)
 
 
+# ---- mounts
+
+def test_what_lies_behind_a_mount(router, new_router):
+    """As the router there names it."""
+    far = new_router()
+    far.describe("photos/web", TCP)
+    far.describe("other", TCP)
+    router.describe("m", f"{far.address} /\nabout the attic\n")
+    router.describe("d/photos", f"{far.address} photos/\n")
+    assert ls("-l", router.address) == b"d/photos/\tmount\t\nm/\tmount\tthe attic\n"
+    assert ls(router.address, "m/") == b"other\nphotos/web\n"
+    assert ls("-l", router.address, "m/photos/") == ls("-l", router.address, "d/photos/") == b"photos/web\ttcp\t\n"
+    far.stop()
+    expect_failure(run_kaiso("ls", router.address, "m/"), 1, "'m/'", "is a mount")
+
+
 # ---- the first kaiso
 
 def test_first_kaiso(first):
