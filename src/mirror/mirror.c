@@ -41,7 +41,7 @@
 #define REREAD_MS 60000
 
 /* A look at all files takes one part in so many of the time at most. */
-#define CHECK_SHARE 100
+#define CHECK_SHARE 20
 
 struct mirror {
 	const struct mirror_options *options;
@@ -52,7 +52,8 @@ struct mirror {
 	uint64_t cluster;
 	uint64_t revision;      /* what was settled; 0: nothing, all must be read */
 	uint64_t told_revision; /* of keys up to it that are wrong it was told */
-	uint64_t check_ms;      /* when all files are looked at next */
+	uint64_t checked_ms;    /* when all files were looked at last, and */
+	uint64_t check_took_ms; /* how long that took */
 	uint64_t reread_ms;     /* not before; 0: nothing was left out */
 	unsigned failures;      /* in a row */
 	bool is_begun;          /* the watch */
@@ -234,16 +235,13 @@ static void log_equal(struct mirror *mirror, uint64_t begin_ms, uint64_t written
 /* -ENOENT: the directory was removed. */
 static int settle_all(struct mirror *mirror)
 {
-	uint64_t begin_ms = clock_now_ms(), check_ms = mirror->options->check_ms, end_ms;
+	uint64_t begin_ms = clock_now_ms();
 	int r = tree_settle_all(&mirror->tree, &mirror->model);
 
 	if (r == -ENOENT)
 		log_message(LOG_LEVEL_ERROR, "the directory was removed");
-	end_ms = clock_now_ms();
-	if (!mirror->tree.is_equal)
-		check_ms = check_ms > 0 ? MIN(check_ms, (uint64_t)RETRY_MS) : RETRY_MS;
-	mirror->check_ms = check_ms > 0 ? end_ms + MAX(check_ms, CHECK_SHARE * (end_ms - begin_ms)) :
-					  UINT64_MAX;
+	mirror->checked_ms = clock_now_ms();
+	mirror->check_took_ms = mirror->checked_ms - begin_ms;
 	return r;
 }
 
@@ -349,6 +347,19 @@ static void log_check(const struct mirror *mirror, bool was_equal, uint64_t writ
 	log_end(&line);
 }
 
+static bool is_check_due(const struct mirror *mirror)
+{
+	uint64_t every_ms = mirror->options->check_ms;
+
+	/* Before all was read there is nothing to be equal to. */
+	if (!mirror->is_ready)
+		return false;
+	if (!mirror->tree.is_equal)
+		every_ms = every_ms > 0 ? MIN(every_ms, (uint64_t)RETRY_MS) : RETRY_MS;
+	every_ms = MAX(every_ms, every_ms > 0 ? CHECK_SHARE * mirror->check_took_ms : 0);
+	return every_ms > 0 && clock_now_ms() - mirror->checked_ms >= every_ms;
+}
+
 /* Somebody may have changed files. And what could not be done before may be possible now: a name is free, there is room on
  * the disk. */
 static int check(struct mirror *mirror)
@@ -357,8 +368,7 @@ static int check(struct mirror *mirror)
 	bool was_equal = mirror->tree.is_equal;
 	int r;
 
-	/* Before all was read there is nothing to be equal to. */
-	if (!mirror->is_ready || clock_now_ms() < mirror->check_ms)
+	if (!is_check_due(mirror))
 		return 0;
 	mirror->tree.is_quiet = !was_equal;
 	r = settle_all(mirror);
