@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -28,10 +27,9 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "base/notify.h"
+#include "mirror/intake.h"
 #include "mirror/model.h"
 #include "mirror/tree.h"
-#include "proto/description.h"
-#include "proto/options.h"
 
 #define PAUSE_FIRST_MS 100
 #define PAUSE_MAX_MS 5000
@@ -45,13 +43,12 @@
 
 struct mirror {
 	const struct mirror_options *options;
-	struct etcd_bytes prefix;
 	struct etcd *etcd;
+	struct intake intake;
 	struct model model;
 	struct tree tree;
 	uint64_t cluster;
 	uint64_t revision;      /* what was settled; 0: nothing, all must be read */
-	uint64_t told_revision; /* of keys up to it that are wrong it was told */
 	uint64_t checked_ms;    /* when all files were looked at last, and */
 	uint64_t check_took_ms; /* how long that took */
 	uint64_t reread_ms;     /* not before; 0: nothing was left out */
@@ -70,151 +67,16 @@ struct reading {
 	bool is_incomplete;
 };
 
-/* ---- what keys say ------------------------------------------------------------------------------- */
-
-static void warn(struct mirror *mirror, const char *message, const struct etcd_pair *pair, const char *reason)
-{
-	struct log_line line;
-	uint32_t suppressed;
-
-	/* Each is told once. */
-	if (pair->revision <= mirror->told_revision ||
-	    !log_limiter_pass(&mirror->limiter, clock_now_ms(), &suppressed))
-		return;
-	log_begin(&line, LOG_LEVEL_WARNING, message);
-	log_add_bytes(&line, "key", pair->key.start, pair->key.length);
-	log_add_string(&line, "reason", reason);
-	if (suppressed > 0)
-		log_add_number(&line, "suppressed", suppressed);
-	log_end(&line);
-}
-
-/* The key without the prefix. False when it has none: etcd said something that it was not asked. */
-static bool path_of(const struct mirror *mirror, const struct etcd_pair *pair, struct etcd_bytes *path)
-{
-	size_t length = mirror->prefix.length;
-
-	if (pair->key.length < length || memcmp(pair->key.start, mirror->prefix.start, length) != 0)
-		return false;
-	*path = (struct etcd_bytes){ pair->key.start + length, pair->key.length - length };
-	return true;
-}
-
-static bool is_options(struct etcd_bytes path)
-{
-	size_t length = strlen(DIRECTORY_OPTIONS);
-
-	return path.length >= length &&
-	       memcmp(path.start + path.length - length, DIRECTORY_OPTIONS, length) == 0 &&
-	       (path.length == length || path.start[path.length - length - 1] == '/');
-}
-
-static int check_options(struct description_text text, unsigned line, struct description_error *error)
-{
-	struct options_cursor cursor = options_begin(text, line);
-	struct option_line option;
-	int r;
-
-	while ((r = options_next(&cursor, &option, error)) > 0)
-		continue;
-	return r;
-}
-
-/* What no router understands is written all the same: it refuses that one, and says so to its clients. */
-static void check_value(struct mirror *mirror, const struct etcd_pair *pair, struct etcd_bytes path)
-{
-	struct description_error error;
-	struct description description;
-	struct description_text text = { pair->value.start, pair->value.length };
-	char reason[sizeof(error.reason) + 32];
-	int r;
-
-	if (is_options(path)) {
-		r = check_options(text, 1, &error);
-	} else {
-		r = description_parse(text.start, text.length, &description, &error);
-		if (r == 0)
-			r = check_options(description.options, 2, &error);
-	}
-	if (r == 0)
-		return;
-	snprintf(reason, sizeof(reason), "line %u: %s", error.line, error.reason);
-	warn(mirror, "invalid description", pair, reason);
-}
-
-/* Why a key cannot be a file; NULL when it can. */
-static const char *refusal(const struct etcd_pair *pair, struct etcd_bytes path)
-{
-	enum path_verdict verdict = model_path_check(path.start, path.length);
-
-	if (verdict == PATH_LEADING_SLASH)
-		return "behind the prefix it begins with a slash: should the prefix end with it?";
-	if (verdict != PATH_OK)
-		return path_verdict_text(verdict);
-	if (pair->value.length > DESCRIPTION_SIZE_MAX)
-		return "its value is too long for a description";
-	return NULL;
-}
-
-/* A directory of that name wins. */
-static void warn_if_hidden(struct mirror *mirror, const struct model *model, const struct etcd_pair *pair,
-			   struct etcd_bytes path)
-{
-	struct model_node *node = model->root;
-	const char *name = path.start, *end = path.start + path.length;
-
-	while (node && name < end) {
-		const char *slash = memchr(name, '/', (size_t)(end - name));
-		size_t length = (size_t)((slash ? slash : end) - name);
-
-		node = model_child(model, node, name, length);
-		if (node && node->value && node->keys_below > 0) {
-			if (slash)
-				warn(mirror, "hides a service", pair, "a key above it becomes a directory");
-			else
-				warn(mirror, "not mirrored", pair, "keys are below it: it is a directory");
-			return;
-		}
-		name = slash ? slash + 1 : end;
-	}
-}
-
-/* Puts what a pair says into the model; path is the key's. 1: it is in it; 0: it is refused; negative: -ENOMEM. */
-static int take_put(struct mirror *mirror, struct model *model, const struct etcd_pair *pair,
-		    struct etcd_bytes path, bool *is_incomplete)
-{
-	const char *reason = refusal(pair, path);
-	int r;
-
-	if (reason) {
-		warn(mirror, "not mirrored", pair, reason);
-		return 0;
-	}
-	r = model_put(model, path.start, path.length, pair->value.start, pair->value.length);
-	if (r == -ENOSPC) {
-		*is_incomplete = true;
-		warn(mirror, "not mirrored", pair,
-		     "there are too many services, or they take too much memory");
-		return 1;
-	}
-	if (r < 0)
-		return r;
-	check_value(mirror, pair, path);
-	warn_if_hidden(mirror, model, pair, path);
-	return 1;
-}
-
 /* ---- reading all --------------------------------------------------------------------------------- */
 
 static int read_pair(const struct etcd_pair *pair, void *context)
 {
 	struct reading *reading = context;
 	struct etcd_bytes path;
-	int r;
+	bool is_left_out;
+	int r = intake_pair(&reading->mirror->intake, &reading->model, pair, &path, &is_left_out);
 
-	if (!path_of(reading->mirror, pair, &path))
-		return 0;
-	r = take_put(reading->mirror, &reading->model, pair, path, &reading->is_incomplete);
+	reading->is_incomplete = reading->is_incomplete || is_left_out;
 	return MIN(r, 0);
 }
 
@@ -255,7 +117,7 @@ static int take_reading(struct mirror *mirror, struct reading *reading, const st
 	mirror->model = reading->model;
 	reading->model = (struct model){ 0 };
 	mirror->cluster = header->cluster;
-	mirror->revision = mirror->told_revision = header->revision;
+	mirror->revision = mirror->intake.told_revision = header->revision;
 	mirror->reread_ms = reading->is_incomplete ? clock_now_ms() + REREAD_MS : 0;
 	mirror->has_watched = false;
 	mirror->tree.is_quiet = false;
@@ -277,7 +139,7 @@ static int read_all(struct mirror *mirror)
 	int r = model_init(&reading.model, mirror->options->max_services, mirror->options->max_bytes);
 
 	if (r == 0)
-		r = etcd_read(mirror->etcd, mirror->prefix, read_pair, &reading, &header);
+		r = etcd_read(mirror->etcd, mirror->intake.prefix, read_pair, &reading, &header);
 	if (r == 0)
 		r = take_reading(mirror, &reading, &header, begin_ms);
 	if (reading.model.root)
@@ -306,29 +168,16 @@ static int watch_pair(const struct etcd_pair *pair, void *context)
 {
 	struct mirror *mirror = context;
 	struct etcd_bytes path;
-	bool is_incomplete = false;
-	int r = 1;
+	bool is_left_out;
+	int r = intake_pair(&mirror->intake, &mirror->model, pair, &path, &is_left_out);
 
-	if (!path_of(mirror, pair, &path))
-		return 0;
-	if (!pair->is_deleted)
-		r = take_put(mirror, &mirror->model, pair, path, &is_incomplete);
-	else if (model_path_check(path.start, path.length) == PATH_OK)
-		model_remove(&mirror->model, path.start, path.length);
-	else
-		r = 0;
-	/* One that is refused may have been fine before. */
-	if (r == 0 && !pair->is_deleted && model_path_check(path.start, path.length) == PATH_OK) {
-		model_remove(&mirror->model, path.start, path.length);
-		r = 1;
-	}
 	if (r <= 0)
 		return r;
-	if (is_incomplete && mirror->reread_ms == 0)
-		mirror->reread_ms = clock_now_ms() + REREAD_MS;
 	mirror->tree.is_quiet = false;
 	tree_settle(&mirror->tree, &mirror->model, path.start, path.length);
-	if (!is_incomplete)
+	if (is_left_out && mirror->reread_ms == 0)
+		mirror->reread_ms = clock_now_ms() + REREAD_MS;
+	if (!is_left_out)
 		log_change(mirror, pair, path);
 	return 0;
 }
@@ -403,7 +252,7 @@ static int watch_report(const struct etcd_report *report, void *context)
 		mirror->is_begun = true;
 		/* Another store: nothing that is known of it holds. */
 		if (report->header.cluster != mirror->cluster || report->header.revision < mirror->revision) {
-			mirror->told_revision = 0;
+			mirror->intake.told_revision = 0;
 			return -ESTALE;
 		}
 		mirror->has_watched = true;
@@ -414,7 +263,7 @@ static int watch_report(const struct etcd_report *report, void *context)
 		/* The store's own may be that of changes which are yet to come. */
 		mirror->revision = MAX(mirror->revision, report->last_revision);
 	}
-	mirror->told_revision = MAX(mirror->told_revision, mirror->revision);
+	mirror->intake.told_revision = MAX(mirror->intake.told_revision, mirror->revision);
 	return is_reread_due(mirror) ? -ESTALE : check(mirror);
 }
 
@@ -424,7 +273,8 @@ static int watch(struct mirror *mirror)
 	int r;
 
 	mirror->is_begun = false;
-	r = etcd_watch(mirror->etcd, mirror->prefix, mirror->revision + 1, watch_pair, watch_report, mirror);
+	r = etcd_watch(mirror->etcd, mirror->intake.prefix, mirror->revision + 1, watch_pair, watch_report,
+		       mirror);
 	if (r == -ETIMEDOUT && mirror->is_begun)
 		r = is_reread_due(mirror) ? -ESTALE : 0;
 	if (r != -ESTALE)
@@ -562,7 +412,7 @@ int mirror_run(const struct mirror_options *given)
 	CLEANUP_CLOSE int stop_fd = open_stop();
 	struct mirror_options options = *given;
 	struct mirror mirror = { .options = &options,
-				 .prefix = { given->prefix, strlen(given->prefix) },
+				 .intake = { .prefix = { given->prefix, strlen(given->prefix) } },
 				 .tree = { .fd = -1, .has_sync = given->has_sync } };
 	int r = stop_fd < 0 ? -errno : 0;
 
