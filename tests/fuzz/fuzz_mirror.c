@@ -58,8 +58,9 @@ struct world {
 	bool is_full;      /* more keys than the plain idea has room for */
 };
 
-/* In the working directory: canary, outside/ and the mirror's own m/. */
+/* The working directory while an input runs: canary, outside/ and the mirror's own m/. */
 static char root[64];
+static int home_fd; /* libFuzzer's */
 
 /* ---- the plain idea ------------------------------------------------------------------------------- */
 
@@ -405,7 +406,8 @@ static void make_root(void)
 	int fd;
 
 	snprintf(root, sizeof(root), "%s/kaiso-fuzz-XXXXXX", where);
-	ENSURE(mkdtemp(root) && chdir(root) == 0 && mkdir("outside", 0755) == 0);
+	home_fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ENSURE(home_fd >= 0 && mkdtemp(root) && chdir(root) == 0 && mkdir("outside", 0755) == 0);
 	fd = open("canary", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 	ENSURE(fd >= 0 && write(fd, CANARY, strlen(CANARY)) == (ssize_t)strlen(CANARY));
 	close(fd);
@@ -434,6 +436,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t length)
 
 	if (!*root)
 		make_root();
+	ENSURE(chdir(root) == 0);
 	ENSURE(model_init(&world.model, 100000, 1 << 28) == 0);
 	ENSURE(tree_open(&world.tree, "m", PREFIX, reason) == 0);
 	world.tree.is_quiet = true;
@@ -449,5 +452,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t length)
 	empty_directory(&world);
 	tree_close(&world.tree);
 	model_deinit(&world.model);
+	ENSURE(fchdir(home_fd) == 0);
 	return 0;
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -13,8 +14,8 @@ from harness.etcd import Etcd, Mirror, Refused, Wire, contents, encoded, prefix_
 from harness.process import count_fds
 from harness.router import KAISO, clean_environment, run_kaiso
 from harness.services import bind_unix
-from harness.units import Manager
-from harness.wait import DEADLINE, Task, wait_until
+from harness.units import Manager, Unit, permitted_calls
+from harness.wait import DEADLINE, IS_SANITIZED, Task, wait_until
 
 _numbers = itertools.count()
 
@@ -567,6 +568,27 @@ def test_service_manager_is_told(etcd, prefix, new_mirror, tmp_path):
         manager.expect("STOPPING")
     finally:
         manager.close()
+
+
+@pytest.mark.skipif(IS_SANITIZED, reason="sanitizers make calls of their own")
+def test_unit_permits_what_it_does(etcd, prefix, new_mirror, tmp_path):
+    """Its filter of system calls, from the start over changes and an outage to the end; and its words are right."""
+    unit = Unit("kaiso-mirror@.service")
+    words = unit.words("ExecStart", KAISO_OPTIONS="", ENDPOINTS=f"localhost:1,{etcd.url}", PREFIX=prefix)
+    assert words.pop() == "/etc/kaiso/services/%i"
+    trace = tmp_path / "trace"
+    mirror = new_mirror(etcd, start=False, wrapper=("strace", "-D", "-f", "-qq", "-o", str(trace)))
+    mirror.command = [*words[1:], str(tmp_path / "mirror")]
+    mirror.start()
+    etcd.put(prefix + "a/b", "127.0.0.1:80\n")
+    mirror.wait_content("a/b", "127.0.0.1:80\n")
+    etcd.delete(prefix + "a/b")
+    mirror.wait_contents({})
+    mirror.stop()
+    wait_until(lambda: "exit_group(0)" in trace.read_text(), "the trace to end")
+    made = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
+    assert {"execve", "connect", "renameat", "fdatasync"} <= made
+    assert made - permitted_calls(unit) - {"access"} == set()
 
 
 @pytest.mark.parametrize("words, message", [
