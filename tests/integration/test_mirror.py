@@ -323,13 +323,13 @@ def test_etcd_is_away_at_the_start(etcd, prefix, new_mirror, wire):
 
 
 def test_changes_while_the_connection_is_cut(etcd, prefix, new_mirror, wire):
-    etcd.put(prefix + "web", "127.0.0.1:80\n")
+    """The watch goes on with the very next revision."""
     mirror = new_mirror(wire)
+    etcd.put(prefix + "web", "127.0.0.1:80\n")
+    mirror.wait_contents({"web": "127.0.0.1:80\n"})
     wire.cut()
     mirror.wait_log(msg="etcd is away")
     etcd.put(prefix + "web", "127.0.0.1:81\n")
-    etcd.put(prefix + "passing", "127.0.0.1:82\n")
-    etcd.delete(prefix + "passing")
     wire.mend()
     mirror.wait_contents({"web": "127.0.0.1:81\n"})
     assert not mirror.log.find(msg="read anew")
@@ -425,6 +425,7 @@ def test_user_and_password(new_etcd, prefix, new_mirror, tmp_path):
     assert result.returncode == 1 and b"permission denied" in result.stderr
     mirror = new_mirror(etcd, *options)
     mirror.wait_contents({"web": "127.0.0.1:80\n"})
+    etcd.ask("auth/user/changepw", name="mirror", password="secret of mirror")  # takes all tokens of the user back
     etcd.stop()
     etcd.token = None
     etcd.start(awaits_ready=False)
@@ -512,6 +513,13 @@ def test_what_others_put_there(etcd, prefix, new_mirror, tmp_path):
     finally:
         listener.close()
         local.close()
+
+
+def test_check_while_changes_come(etcd, prefix, new_mirror, tmp_path):
+    """Where etcd is never silent there is time for it, too."""
+    mirror = new_mirror(etcd, "--check", "20ms")
+    (tmp_path / "mirror" / "foreign").write_text("127.0.0.1:81\n")
+    wait_until(lambda: etcd.put(prefix + "web", "127.0.0.1:80\n") and mirror.content("foreign") is None, "it to be put right")
 
 
 def test_directory_that_is_removed(etcd, prefix, new_mirror, tmp_path):
