@@ -94,7 +94,7 @@ static void log_equal(struct mirror *mirror, uint64_t begin_ms, uint64_t written
 	log_end(&line);
 }
 
-/* -ENOENT: the directory was removed. */
+/* -ENOENT: the directory was removed; -ECANCELED. */
 static int settle_all(struct mirror *mirror)
 {
 	uint64_t begin_ms = clock_now_ms();
@@ -385,6 +385,8 @@ static int open_all(struct mirror *mirror)
 		return -ENOSYS;
 	}
 	r = tree_open(&mirror->tree, mirror->options->directory, mirror->options->prefix, reason);
+	mirror->tree.has_sync = mirror->options->has_sync;
+	mirror->tree.stop_fd = mirror->options->etcd.stop_fd;
 	if (r < 0) {
 		log_begin(&line, LOG_LEVEL_ERROR, "cannot mirror to that directory");
 		log_add_string(&line, "directory", mirror->options->directory);
@@ -413,7 +415,7 @@ int mirror_run(const struct mirror_options *given)
 	struct mirror_options options = *given;
 	struct mirror mirror = { .options = &options,
 				 .intake = { .prefix = { given->prefix, strlen(given->prefix) } },
-				 .tree = { .fd = -1, .has_sync = given->has_sync } };
+				 .tree = { .fd = -1 } };
 	int r = stop_fd < 0 ? -errno : 0;
 
 	options.etcd.stop_fd = stop_fd;

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -27,6 +28,9 @@
 /* Directories that others made inside each other are left alone beyond it. */
 #define DEPTH_MAX (MODEL_DEPTH_MAX + 1)
 
+/* A look at the stop descriptor each so many entries. */
+#define STOP_EVERY 64
+
 #define OPEN_DIRECTORY (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 
 /* Where a walk is, for the log. */
@@ -34,6 +38,8 @@ struct place {
 	struct tree *tree;
 	const struct model *model;
 	unsigned depth;
+	unsigned entries; /* met so far */
+	bool is_stopped;
 	size_t length;
 	char path[PATH_LENGTH_MAX + 1];
 };
@@ -274,6 +280,16 @@ static DIR *open_stream(int directory_fd)
 	return stream;
 }
 
+/* A walk over many files may take minutes. */
+static bool is_stopped(struct place *place)
+{
+	struct pollfd stop = { .fd = place->tree->stop_fd, .events = POLLIN };
+
+	if (!place->is_stopped && place->entries++ % STOP_EVERY == 0)
+		place->is_stopped = poll(&stop, 1, 0) > 0;
+	return place->is_stopped;
+}
+
 static void settle_found(struct place *place, int fd, const char *name, struct model_node *node)
 {
 	struct model_node *child;
@@ -298,7 +314,7 @@ static void settle_all_found(struct place *place, int fd, struct model_node *nod
 		problem_errno(place);
 		return;
 	}
-	while ((errno = 0, entry = readdir(stream)))
+	while ((errno = 0, entry = readdir(stream)) && !is_stopped(place))
 		settle_found(place, fd, entry->d_name, node);
 	if (errno != 0)
 		problem_errno(place);
@@ -307,7 +323,8 @@ static void settle_all_found(struct place *place, int fd, struct model_node *nod
 
 static void settle_missing(struct place *place, int fd, struct model_node *node)
 {
-	for (struct list *one = node->children.next; one != &node->children; one = one->next) {
+	for (struct list *one = node->children.next; one != &node->children && !is_stopped(place);
+	     one = one->next) {
 		struct model_node *child = CONTAINER_OF(one, struct model_node, siblings);
 
 		if (child->mark != place->tree->walk)
@@ -337,7 +354,7 @@ int tree_settle_all(struct tree *tree, const struct model *model)
 	settle_directory(&place, tree->fd, model->root);
 	if (fstat(tree->fd, &status) == 0 && status.st_nlink == 0)
 		return -ENOENT;
-	return 0;
+	return place.is_stopped ? -ECANCELED : 0;
 }
 
 /* ---- one path ------------------------------------------------------------------------------------ */
@@ -465,7 +482,7 @@ int tree_open(struct tree *tree, const char *directory, const char *source, char
 {
 	int r;
 
-	tree->fd = -1;
+	*tree = (struct tree){ .fd = -1, .stop_fd = -1 };
 	snprintf(reason, TREE_REASON_SIZE, "%s", strerror(ENOMEM));
 	r = take_directory(tree, directory, source, reason);
 	if (r < 0)

@@ -25,6 +25,7 @@
 
 struct tree {
 	int fd;           /* the directory, locked */
+	int stop_fd;      /* the caller's: tree_settle_all() ends early when it is readable; -1: none */
 	bool has_sync;    /* the caller's: have each file on the disk before it gets its name */
 	bool is_equal;    /* to the model, as far as is known; else tree_settle_all() is worth a try */
 	bool is_quiet;    /* the caller's: what cannot be done was told before */
@@ -39,7 +40,7 @@ struct tree {
 
 /*
  * Takes a directory: one that is empty, or is there not yet, or has the mark of the same source (any bytes). At most one
- * process has it. 0; or a negative errno with a reason for people: -EBUSY, another one has it; -ENOTEMPTY, it has something
+ * process has it. Sets all of *tree. 0; or a negative errno with a reason for people: -EBUSY, another one has it; -ENOTEMPTY, it has something
  * in it and is no mirror; -EEXIST, it is the mirror of another source.
  */
 int tree_open(struct tree *tree, const char *directory, const char *source, char reason[TREE_REASON_SIZE]);
@@ -48,7 +49,7 @@ void tree_close(struct tree *tree);
 /* Makes one path equal, and the directories above it. */
 void tree_settle(struct tree *tree, const struct model *model, const char *path, size_t path_length);
 
-/* Makes all of it equal: compares each file. 0; -ENOENT when the directory itself was removed. */
+/* Makes all of it equal: compares each file. 0; -ENOENT, the directory itself was removed; -ECANCELED, stop_fd. */
 int tree_settle_all(struct tree *tree, const struct model *model);
 
 #endif

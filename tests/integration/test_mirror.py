@@ -258,22 +258,24 @@ def test_no_reader_ever_sees_half_a_description(etcd, prefix, new_mirror):
     assert set(turns) == set(versions) and len(turns) > 10
 
 
-def test_killed_in_the_middle(etcd, prefix, new_mirror):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_in_the_middle(etcd, prefix, new_mirror, number):
     """What it leaves is whole, and the next one goes on from there."""
-    etcd.put_many((f"{prefix}s{number}", f"host:{number + 1}\n#{'x' * 1000}\n") for number in range(400))
+    etcd.put_many((f"{prefix}s{number}", f"host:{number + 1}\n#{'x' * 1000}\n") for number in range(1500))
     mirror = new_mirror(etcd, start=False)
     mirror.awaits_ready = False
     mirror.start()
     wait_until(lambda: os.path.isdir(mirror.directory) and len(os.listdir(mirror.directory)) > 50, "a part of it")
-    mirror.process.kill()
-    mirror.process.wait(DEADLINE)
+    mirror.signal(number)
+    assert mirror.process.wait(DEADLINE) == (0 if number == signal.SIGTERM else -number)
     mirror.is_stopped = True
+    assert len(mirror.contents()) < 1500
     for name, content in mirror.contents().items():
         if name != ".kaiso-mirror-new":
             assert content == f"host:{int(name[1:]) + 1}\n#{'x' * 1000}\n".encode()
     etcd.delete(f"{prefix}s0")
     after = new_mirror(etcd)
-    assert len(after.contents()) == 399 and ".kaiso-mirror-new" not in after.contents()
+    assert len(after.contents()) == 1499 and ".kaiso-mirror-new" not in after.contents()
 
 
 # ---- etcd, and the way there
