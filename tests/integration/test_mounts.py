@@ -1,6 +1,7 @@
 """Mounts (`HOST:PORT SERVICE/`, `HOST:PORT /`): what lies below NAME/ is another router's."""
 
 import os
+import select
 import signal
 import socket
 
@@ -10,6 +11,7 @@ from harness.exposer import FirstKaiso
 from harness.router import run_kaiso
 from harness.services import closed_port, echo
 from harness.stream import noise
+from harness.wait import IS_SANITIZED, wait_until
 
 LINE_MAX = 4096
 
@@ -372,11 +374,10 @@ def test_upgrade(near, far):
     near.wait_session(clients[0], service="some/echo", kind="mount", reason="done", target=f"{far.address} d/")
 
 
-@pytest.mark.parametrize("line, there", [("m/x y", b"d/x y\r\n"), ("m/x/", b"d/x/\r\n"), ("m/", b"d/\r\n"),
-                                         (".kaiso/list m/", b".kaiso/list d/\r\n"),
+@pytest.mark.parametrize("line, there", [("m/x y", b"d/x y\r\n"), (".kaiso/list m/", b".kaiso/list d/\r\n"),
                                          (".kaiso/open m/x", b".kaiso/open d/x\r\n")])
 def test_upgrade_while_it_is_dialled(new_router, line, there):
-    """The new program dials anew, and asks for the same."""
+    """The new program dials anew, and asks for the same. (A second each: the kernel asks a full backlog again.)"""
     near = new_router("--connect-timeout", "20s")
     backend = near.backend_tcp(backlog=0)
     near.describe("m", f"{backend.address} d/\n")
@@ -417,3 +418,72 @@ def test_programs(near, far):
     assert (result.returncode, result.stdout) == (0, b"")
     result = run_kaiso("check", "--services", str(near.services))
     assert result.returncode == 0, result
+
+
+# ---- circles
+
+CIRCLES = [("{} m\n", "m"), ("{} m\n", ".kaiso/open m"), ("{} m/\n", "m/x"), ("{} m/\n", ".kaiso/open m/x"), ("{} m/\n", "m/"),
+           ("{} m/\n", ".kaiso/list m/"), ("{} m/m/\n", "m/x"), ("{} m/m/\n", "m/")]
+
+
+def is_over(client):
+    return bool(select.select([client.sock], [], [], 0)[0])
+
+
+def run_circle(routers, form, line, reason):
+    """Asks for what leads from each router to the next, and from the last to the first. Whoever is connected already is
+    served meanwhile; what it took comes back. It ends with that reason."""
+    others = []
+    for number, router in enumerate(routers):
+        router.echo("echo")
+        router.describe("m", form.format(routers[(number + 1) % len(routers)].address))
+        others.append(router.open("echo").exchange(b"before"))
+    memory = [router.rss() for router in routers]
+    with routers[0].open(line) as client:
+        while not is_over(client):
+            for other in others:
+                other.exchange(b"meanwhile")
+        try:
+            client.receive_all()
+        except ConnectionResetError:
+            pass
+    for router, other, before in zip(routers, others, memory):
+        other.exchange(b"after").end().expect_end()
+        router.wait_fds_back()
+        router.open("echo").exchange(b"hello").end().expect_end()
+        assert router.rss() < before + (32 << 20) or IS_SANITIZED
+    wait_until(lambda: any(router.log.find(msg="session", reason=reason) for router in routers), f"the reason {reason}")
+
+
+@pytest.mark.parametrize("form, line", CIRCLES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_circle(new_router, count, form, line):
+    """Through one router it is seen; through several it ends at a limit."""
+    routers = [new_router("--max-sessions", "100") for _ in range(count)]
+    run_circle(routers, form, line, "loop" if count == 1 else "limit")
+
+
+def test_circle_with_default_limits(new_router):
+    """It ends when one of them has as many sessions as its descriptors are enough for. Over a second router nothing tells a
+    circle from many clients."""
+    routers = [new_router("--threads", "1", wrapper=("prlimit", "--nofile=1500:1500")) for _ in range(2)]
+    run_circle(routers, "{} m\n", "m", "limit")
+
+
+def test_path_that_grows_round_and_round(new_router):
+    """It ends when no line has room for it."""
+    routers = [new_router("--threads", "1") for _ in range(2)]
+    run_circle(routers, "{} " + "m" + "/longer-and-longer" * 20 + "/m/\n", "m/x", "not-found")
+    told = [line for router in routers for line in router.log.find(msg="session", reason="not-found")]
+    assert len(told) == 1 and sum(len(router.log.find(msg="session")) for router in routers) < 30
+
+
+def test_path_that_shrinks(new_router):
+    """Where each turn takes a component off it, it is no circle, and what is asked for at its end is there."""
+    first, second = new_router(), new_router()
+    first.describe("m", f"{second.address} /\n")
+    second.describe("m", f"{first.address} /\n")
+    second.echo("echo")
+    client = first.open(".kaiso/open " + "m/" * 9 + "echo")
+    assert client.receive(3) == b"+\r\n"
+    client.exchange(noise(100_000))
