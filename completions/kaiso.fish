@@ -95,10 +95,12 @@ end
 
 # ---- words behind a command
 
-function __kaiso_value -a kaiso option word
+function __kaiso_value -a kaiso command option word
     switch $option
         case --services
             __fish_complete_directories $word ''
+        case --cacert --cert --key --password-file
+            __fish_complete_path $word
         case --log-level
             printf '%s\n' error warning info debug
         case --log-format
@@ -110,7 +112,8 @@ function __kaiso_value -a kaiso option word
         case --route
             __kaiso_route $kaiso $word
         case --user
-            __fish_complete_users
+            # To etcd it is another kind of user.
+            test $command = mirror; or __fish_complete_users
     end
 end
 
@@ -145,6 +148,8 @@ function __kaiso_operand -a kaiso command word
             end
         case passfd:0 kaiso-passfd:1
             __fish_complete_path $word
+        case mirror:2
+            __fish_complete_directories $word ''
     end
 end
 
@@ -207,9 +212,9 @@ function __kaiso_complete
     end
 
     if set -q value_of[1]
-        __kaiso_value $kaiso $value_of "$word"
+        __kaiso_value $kaiso $command $value_of "$word"
     else if not set -q is_end[1]; and set -l option (string match -rg '^(--[a-z-]+)=' -- $word)
-        __kaiso_value $kaiso $option (string replace -r '^[^=]*=' '' -- $word) | string replace -r -- '^' $option=
+        __kaiso_value $kaiso $command $option (string replace -r '^[^=]*=' '' -- $word) | string replace -r -- '^' $option=
     else if not set -q is_end[1]; and string match -q -- '-*' $word
         string replace -r '^([^\t]*)\t[^\t]*\t[^\t]*\t' '$1\t' -- $options
         string replace -rf '^[^\t]*\t([^\t]+)\t[^\t]*\t' '$1\t' -- $options

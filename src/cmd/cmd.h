@@ -20,6 +20,7 @@ int cmd_connect(int argc, char **argv);
 int cmd_inject(int argc, char **argv);
 int cmd_passfd(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_mirror(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_close(int argc, char **argv);

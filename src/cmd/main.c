@@ -29,6 +29,7 @@ static const struct command commands[] = {
 	{ "inject", cmd_inject, "run a client program whose connections to a kaiso name a service" },
 	{ "passfd", cmd_passfd, "run a server program that is given the clients' own sockets" },
 	{ "check", cmd_check, "find everything wrong in a services directory" },
+	{ "mirror", cmd_mirror, "keep a services directory equal to the keys of an etcd" },
 	{ "status", cmd_status, "show what a running router does" },
 	{ "top", cmd_top, "watch a running router" },
 	{ "close", cmd_close, "end sessions of a running router" },

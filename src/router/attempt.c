@@ -1,10 +1,14 @@
 #include "router/attempt.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/macros.h"
 #include "router/catalog.h"
+
+static_assert(ATTEMPT_TARGETS_MAX <= 64, "attempt->busy has a bit for each");
 
 /* ---- which is next --------------------------------------------------------------------------------- */
 
@@ -25,9 +29,23 @@ static void attempt_order(struct attempt *attempt, uint64_t now_ms)
 	attempt->next = 0;
 }
 
-static bool attempt_next_target(struct attempt *attempt)
+/* In a further round: one that is left out has had its client. */
+static bool attempt_passes_over(const struct attempt *attempt, size_t index, uint64_t now_ms)
 {
-	if (attempt->next == attempt->service->target_count)
+	struct backend *backend = attempt->service->targets[index].backend;
+
+	return attempt->round > 0 && backend && !(attempt->was_busy >> index & 1) &&
+	       backend_is_left_out(backend, attempt->client, now_ms);
+}
+
+static bool attempt_next_target(struct attempt *attempt, uint64_t now_ms)
+{
+	const struct service *service = attempt->service;
+
+	while (attempt->next < service->target_count &&
+	       attempt_passes_over(attempt, attempt->order[attempt->next], now_ms))
+		attempt->next++;
+	if (attempt->next == service->target_count)
 		return false;
 	attempt->target = &attempt->service->targets[attempt->order[attempt->next++]];
 	attempt->backend = attempt->target->backend;
@@ -56,7 +74,24 @@ void attempt_begin(struct attempt *attempt, struct backends *backends, struct se
 		.backends = backends, .service = service, .client = client, .deadline_ms = deadline_ms
 	};
 	attempt_order(attempt, now_ms);
-	attempt_next_target(attempt);
+	attempt_next_target(attempt, now_ms);
+}
+
+void attempt_restore(struct attempt *attempt, struct backends *backends, struct service *service)
+{
+	const char *key = target_key(service->targets);
+	struct backend *backend = backends_get(backends, key, strlen(key));
+
+	*attempt = (struct attempt){ .backends = backends,
+				     .service = service,
+				     .deadline_ms = UINT64_MAX,
+				     .target = service->targets,
+				     .backend = backend,
+				     .next = 1,
+				     .has_session = backend != NULL };
+	if (backend)
+		backend_begin_session(backend);
+	backend_unref(backend); /* the session keeps it */
 }
 
 void attempt_end(struct attempt *attempt)
@@ -159,11 +194,18 @@ void attempt_succeeded(struct attempt *attempt)
 		backend_succeeded(attempt->host);
 }
 
+/* It has no room, or the router has none. */
+static bool error_is_not_its(int error)
+{
+	return error == -EAGAIN || error == -EMFILE || error == -ENFILE || error == -ENOMEM ||
+	       error == -ENOBUFS;
+}
+
 static void attempt_judge(const struct attempt *attempt, struct backend *backend, int error, uint64_t now_ms)
 {
 	if (!backend)
 		return;
-	if (error == -EAGAIN)
+	if (error_is_not_its(error))
 		backend_untried(backend, attempt->client);
 	else
 		backend_failed(backend, attempt->client, now_ms);
@@ -171,7 +213,8 @@ static void attempt_judge(const struct attempt *attempt, struct backend *backend
 
 bool attempt_failed(struct attempt *attempt, int error, uint64_t now_ms)
 {
-	attempt->is_busy = attempt->is_busy || error == -EAGAIN;
+	if (error == -EAGAIN)
+		attempt->busy |= UINT64_C(1) << (attempt->target - attempt->service->targets);
 	if (error != -EAGAIN || attempt->last_error == 0)
 		attempt->last_error = error;
 	if (attempt->answer)
@@ -181,15 +224,17 @@ bool attempt_failed(struct attempt *attempt, int error, uint64_t now_ms)
 	attempt_judge(attempt, attempt->backend, error, now_ms);
 	attempt->is_trying = false;
 	attempt_leave_target(attempt);
-	return attempt->deadline_ms > now_ms && attempt_next_target(attempt);
+	return attempt->deadline_ms > now_ms && attempt_next_target(attempt, now_ms);
 }
 
 bool attempt_again(struct attempt *attempt, uint64_t now_ms)
 {
-	if (!attempt->is_busy || attempt->deadline_ms <= now_ms)
+	if (!attempt->busy || attempt->deadline_ms <= now_ms)
 		return false;
-	attempt->is_busy = false;
+	attempt->was_busy = attempt->busy;
+	attempt->busy = 0;
+	attempt->round++;
 	attempt->last_error = 0;
 	attempt_order(attempt, now_ms);
-	return attempt_next_target(attempt);
+	return attempt_next_target(attempt, now_ms);
 }

@@ -23,11 +23,12 @@ struct target;
 
 struct attempt {
 	struct backends *backends;
-	struct service *service;   /* borrowed */
-	const void *client;        /* which client it is, for backends */
-	uint64_t deadline_ms;      /* of the whole; UINT64_MAX for none */
-	struct target *target;     /* that is tried, or was reached; the service's */
-	struct backend *backend;   /* the target's; borrowed from it. NULL where there is only one */
+	struct service *service; /* borrowed */
+	const void *client;      /* which client it is, for backends */
+	uint64_t deadline_ms;    /* of the whole; UINT64_MAX for none */
+	struct target *target;   /* that is tried, or was reached; the service's */
+	struct backend *
+		backend; /* the target's; borrowed from it, or kept by has_session. NULL where there is only one */
 	struct backend *host;      /* a reference: of the host that is tried, where they are DNS's */
 	struct srv_answer *answer; /* a reference: of the target, once it is known */
 	size_t next;               /* into order: the target after this one */
@@ -35,7 +36,9 @@ struct attempt {
 	int last_error;            /* a negative errno; 0 for none yet */
 	bool is_trying;            /* backend, host: nothing is known yet of what comes of it */
 	bool has_session;          /* counted by backend */
-	bool is_busy;              /* a target had no room: the round may be worth another */
+	unsigned round;            /* how often it has begun from the front again */
+	uint64_t busy;     /* of bits, one a target: it had no room, so the round may be worth another */
+	uint64_t was_busy; /* the same of the round before */
 	uint8_t order[ATTEMPT_TARGETS_MAX];
 	uint8_t hosts[SRV_TARGETS_MAX];
 };
@@ -43,6 +46,9 @@ struct attempt {
 /* Begins with the first target, which is attempt->target then. What is borrowed must live as long as the attempt. */
 void attempt_begin(struct attempt *attempt, struct backends *backends, struct service *service,
 		   const void *client, uint64_t now_ms, uint64_t deadline_ms);
+
+/* Has reached the service's only target in the process before this one: it is counted there. */
+void attempt_restore(struct attempt *attempt, struct backends *backends, struct service *service);
 
 /* Nothing is tried any more; a session that was counted ends. */
 void attempt_end(struct attempt *attempt);
@@ -64,10 +70,11 @@ uint64_t attempt_deadline_ms(const struct attempt *attempt, uint64_t now_ms);
 void attempt_succeeded(struct attempt *attempt);
 
 /* It failed, with a negative errno. True: there is another one to be tried, attempt->target or attempt_host(). -EAGAIN
- * says that it has no room just now, which is no failure of its. */
+ * says that it has no room just now, which is no failure of its; nor is what the router itself is short of. */
 bool attempt_failed(struct attempt *attempt, int error, uint64_t now_ms);
 
-/* All have been tried, and one had no room: begins from the front. False: none had, or the time is over. */
+/* All have been tried, and one had no room: begins from the front, without those that were found to fail. False: none
+ * had, or the time is over. */
 bool attempt_again(struct attempt *attempt, uint64_t now_ms);
 
 #endif

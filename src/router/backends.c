@@ -207,6 +207,16 @@ static bool backend_is_candidate(const struct backend *backend, uint64_t now_ms)
 	return backend->failures == 0 || (now_ms >= backend->retry_ms && !backend->trial_of);
 }
 
+bool backend_is_left_out(struct backend *backend, const void *client, uint64_t now_ms)
+{
+	bool is_left_out;
+
+	entry_lock(&backend->entry);
+	is_left_out = !backend_is_candidate(backend, now_ms) && backend->trial_of != client;
+	pthread_mutex_unlock(&backend->entry.backends->mutex);
+	return is_left_out;
+}
+
 static uint64_t rank_by_sessions(const struct backend *backend)
 {
 	return backend->entry.sessions;

@@ -71,6 +71,9 @@ struct backend *backends_order(struct backend_group *group, enum balance balance
 			       struct backend *const targets[], size_t count, const void *client,
 			       uint64_t now_ms, size_t order[]);
 
+/* Has it failed, so that this client is not among those that may try it now? */
+bool backend_is_left_out(struct backend *backend, const void *client, uint64_t now_ms);
+
 /* A connection to the target stands: it is no longer left out. True: it was. */
 bool backend_succeeded(struct backend *backend);
 

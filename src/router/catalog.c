@@ -276,6 +276,11 @@ static struct service *service_alloc(struct catalog *catalog, const struct servi
 	return service;
 }
 
+const char *target_key(const struct target *target)
+{
+	return target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
+}
+
 /* Where there is a choice: how each target is doing, and whose turn it is. */
 static bool service_join(struct service *service, struct backends *backends)
 {
@@ -286,9 +291,9 @@ static bool service_join(struct service *service, struct backends *backends)
 	service->group = backends_group(backends, service->path, service->path_length);
 	for (size_t i = 0; service->target_count > 1 && i < service->target_count; i++) {
 		struct target *target = &service->targets[i];
-		const char *text = target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
+		const char *key = target_key(target);
 
-		target->backend = backends_get(backends, text, strlen(text));
+		target->backend = backends_get(backends, key, strlen(key));
 		is_whole = is_whole && target->backend;
 	}
 	return is_whole && service->group;
@@ -496,7 +501,8 @@ struct look {
 	size_t file_length; /* so many bytes of the path name what is looked at; fewer for what lies in a mount */
 	const union addr *client;
 	struct policy *directory; /* a reference; NULL for none */
-	struct service *known;    /* what is remembered of the path; NULL for nothing */
+	bool is_cut_off;       /* something on the way is no directory: only a mount can lead on from there */
+	struct service *known; /* what is remembered of the path; NULL for nothing */
 	struct service **service;
 	int *connection;
 	struct catalog_problem *problem;
@@ -795,7 +801,7 @@ static int look_find(struct look *look)
 {
 	const struct policy *directory = look->directory;
 
-	if (look->path[look->length - 1] == '/')
+	if (look->path[look->length - 1] == '/' || look->is_cut_off)
 		return look_into_mount(look);
 	if (look->known && look->known->kind == SERVICE_MOUNT) {
 		int r = look_into_mount(look);
@@ -822,8 +828,9 @@ static int look_open(struct look *look)
 
 	if (r == -EAGAIN)
 		return look_problem(look, -EAGAIN, "somebody is writing it");
-	if (r != 0)
+	if (r < 0)
 		return r;
+	look->is_cut_off = r == POLICY_WAY_ENDS;
 	look->problem->file[0] = '\0';
 	look->known = catalog_recall(look->catalog, catalog_path_hash(look->path, look->length), look->path,
 				     look->length);

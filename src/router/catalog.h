@@ -160,6 +160,9 @@ const char *service_kind_name(enum service_kind kind);
 /* service->hash of a path. */
 uint64_t catalog_path_hash(const char *path, size_t length);
 
+/* By which it is known how the target is doing (backends.h). Lives as long as the target. */
+const char *target_key(const struct target *target);
+
 /* One reference more. */
 void service_ref(struct service *service);
 

@@ -503,20 +503,13 @@ struct look {
 };
 
 /* What a step returns besides 0 and errors: there is no such directory, and so nothing below it. */
-enum { LOOK_ENDS = 1 };
+#define LOOK_ENDS POLICY_WAY_ENDS
 
-/* Of what named the directory. EACCES is not among them: some systems judge each file by its name. */
+/* Of what named the directory. EACCES does not say that there is none: some systems judge each file by its name; nor does
+ * ELOOP: what cannot be looked at may hold what keeps the client out. */
 static int directory_result(int error)
 {
-	switch (error) {
-	case -ENOENT:
-	case -ENOTDIR:
-	case -ELOOP:
-	case -ENAMETOOLONG:
-		return LOOK_ENDS;
-	default:
-		return error;
-	}
+	return error == -ENOENT || error == -ENOTDIR ? LOOK_ENDS : error;
 }
 
 static void look_name_file(struct look *look)
@@ -799,7 +792,7 @@ static int look_along(struct look *look, size_t end)
 		if (r == 0)
 			r = look_at_directory(look);
 	}
-	return r == LOOK_ENDS ? 0 : r;
+	return r;
 }
 
 static int look_end(struct look *look, int r, struct policy **policy)
@@ -813,9 +806,9 @@ static int look_end(struct look *look, int r, struct policy **policy)
 	return r;
 }
 
-int policies_find_directory(struct policies *policies, const char *directory, size_t length,
-			    struct policy **policy, struct description_error *error,
-			    char file[static POLICY_FILE_SIZE])
+static int policies_look(struct policies *policies, const char *directory, size_t length,
+			 struct policy **policy, struct description_error *error,
+			 char file[static POLICY_FILE_SIZE])
 {
 	struct look look = {
 		.policies = policies,
@@ -830,6 +823,15 @@ int policies_find_directory(struct policies *policies, const char *directory, si
 	if (look.anchor >= 0)
 		close(look.anchor);
 	return look_end(&look, r, policy);
+}
+
+int policies_find_directory(struct policies *policies, const char *directory, size_t length,
+			    struct policy **policy, struct description_error *error,
+			    char file[static POLICY_FILE_SIZE])
+{
+	int r = policies_look(policies, directory, length, policy, error, file);
+
+	return r == LOOK_ENDS ? 0 : r;
 }
 
 int policies_find_below(struct policies *policies, struct policy *above, int fd, const char *directory,
@@ -858,6 +860,5 @@ int policies_find(struct policies *policies, const char *path, size_t length, st
 {
 	const char *slash = memrchr(path, '/', length);
 
-	return policies_find_directory(policies, path, slash ? (size_t)(slash - path) : 0, policy, error,
-				       file);
+	return policies_look(policies, path, slash ? (size_t)(slash - path) : 0, policy, error, file);
 }

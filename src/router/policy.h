@@ -102,11 +102,13 @@ void policies_free(struct policies *policies);
  * The policy of the directory in which the service of a path stands (path_check() accepts it; "a/b" stands in "a").
  * Returns 0 with one reference in *policy, or NULL there when no file says anything, which costs one stat(2) a directory
  * and no lock; or
+ *   POLICY_WAY_ENDS  the same, but something on the way is no directory: nothing lies at the path itself
  *   -EINVAL   a file says what cannot be: *error, and its path in file (terminated), which the caller logs
  *   -EAGAIN   a file is being written: ask again in a moment; file says which
  *   another negative errno: it cannot be looked at; file says which
  * A directory that is not there has no file. Blocks only on the file system.
  */
+#define POLICY_WAY_ENDS 1
 #define POLICY_FILE_SIZE 4200
 int policies_find(struct policies *policies, const char *path, size_t length, struct policy **policy,
 		  struct description_error *error, char file[static POLICY_FILE_SIZE]);

@@ -53,7 +53,8 @@ SANDBOX_CALLS("connect", "getsockopt", "ioctl", "recvfrom", "sendto", "setsockop
 #define LOOP_PAUSE_MS 1000
 #define FILE_WAIT_MS 20    /* a file that is being written is looked at again */
 #define FILE_PATIENCE 1000 /* ms that a client waits for it */
-#define ROUND_WAIT_MS 10   /* all targets have been tried, and one had no room: again */
+#define ROUND_WAIT_MS 10   /* all targets have been tried, one had no room: again, each time so much later */
+#define ROUND_WAIT_MAX_MS 50
 #define STEP_BUDGET 32
 #define DISCARD_MAX (256u << 10)
 
@@ -629,11 +630,16 @@ static enum step session_fail(struct session *session, int error)
 {
 	const struct attempt *attempt = session_attempt(session);
 
-	session_log_failure(session, error);
+	if (!attempt || error != -EAGAIN) /* a target without room is none that failed */
+		session_log_failure(session, error);
 	if (session_tries_another(session, error))
 		return STEP_NEXT;
 	if (attempt && attempt->last_error)
 		error = attempt->last_error;
+	if (attempt && error == -EAGAIN) { /* for the whole time */
+		error = -ETIMEDOUT;
+		session_log_failure(session, error);
+	}
 	/* A name without an address is no missing service: the service stands in the directory. */
 	return session_refuse(session,
 			      error == -ENOENT ? SESSION_UNAVAILABLE : session_reason_from_errno(error));
@@ -999,30 +1005,46 @@ static enum step on_dial(struct session *session)
 }
 
 static void session_leave_turn(struct session *session);
+static void session_keep_client(struct session *session);
+
+/* All have been tried, and one had no room. When to try again; 0: not any more. */
+static uint64_t session_next_round_ms(const struct session *session)
+{
+	struct attempt *attempt = session_attempt(session);
+	const uint64_t now_ms = session->worker->loop.now_ms;
+
+	if (!attempt_again(attempt, now_ms))
+		return 0;
+	return MIN(now_ms + MIN((uint64_t)attempt->round * ROUND_WAIT_MS, (uint64_t)ROUND_WAIT_MAX_MS),
+		   attempt->deadline_ms);
+}
 
 /* After a target has failed: is there another one, or another round? */
 static bool session_tries_another(struct session *session, int error)
 {
 	struct attempt *attempt = session_attempt(session);
-	const uint64_t now_ms = session->worker->loop.now_ms;
+	uint64_t round_ms = 0;
 
 	/* What was told "+" has been given away, or nearly. */
 	if (!attempt || session->state == SESSION_RELAY || session->is_resetting)
 		return false;
 	if (session->state == SESSION_HANDOVER)
 		session->dial = NULL;
-	session_leave_turn(session);
 	session_drop_backend(session);
+	session_leave_turn(session);
+	session_keep_client(session);
 	session->is_knocking = false;
 	session->has_knocked = false;
 	session->retry_shift = 0;
 	loop_timer_cancel(&session->worker->loop, &session->timer);
-	if (!attempt_failed(attempt, error, now_ms)) {
-		if (!attempt_again(attempt, now_ms))
+	if (!attempt_failed(attempt, error, session->worker->loop.now_ms)) {
+		round_ms = session_next_round_ms(session);
+		if (round_ms == 0)
 			return false;
-		session_set_deadline(session, ROUND_WAIT_MS);
 	}
 	session_enter(session, SESSION_DIAL);
+	if (round_ms > 0)
+		session_set_deadline_at(session, round_ms); /* without memory: the end */
 	return true;
 }
 
@@ -1033,7 +1055,10 @@ static enum step session_knock(struct session *session)
 		{ .in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) } },
 		{ .in6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT } },
 	};
-	struct dial *dial = session_enter_dial(session, session_connect_deadline(session));
+	const struct attempt *attempt = session_attempt(session);
+	struct dial *dial = session_enter_dial(
+		session, attempt ? attempt_deadline_ms(attempt, session->worker->loop.now_ms) :
+				   session_connect_deadline(session));
 
 	if (!dial)
 		return STEP_NEXT;
@@ -1334,6 +1359,18 @@ static int session_send_client(struct session *session, const struct stat *socke
 	if (r == 0)
 		close(STEAL_FD(session->client.fd));
 	return r;
+}
+
+/* It has not gone over: as it was before session_send_client(). */
+static void session_keep_client(struct session *session)
+{
+	int non_blocking = 1;
+
+	if (!session->is_detached)
+		return;
+	ioctl(session->client.fd, FIONBIO, &non_blocking);
+	socket_set_urgent_inline(session->client.fd, 1);
+	session->is_detached = false;
 }
 
 /* The receiver is reached: the client goes over to it. */
@@ -1986,7 +2023,9 @@ static void state_image_of(const struct session *session, struct session_image *
 		numbers[IMAGE_DEADLINE_MS] = session_dial_deadline_ms(session);
 		break;
 	case SESSION_HANDOVER:
-		numbers[IMAGE_DEADLINE_MS] = session->handover_deadline_ms;
+		numbers[IMAGE_DEADLINE_MS] = session_attempt(session) ?
+						     session_attempt(session)->deadline_ms :
+						     session->handover_deadline_ms;
 		break;
 	case SESSION_VERDICT:
 	case SESSION_RELAY:
@@ -2188,6 +2227,17 @@ static bool session_restore_reply(struct session *session, const struct session_
 	return true;
 }
 
+/* A receiver may be new among the targets: what is handed over has to begin behind the line. */
+static bool session_restore_line(struct session *session)
+{
+	size_t length = session->up.skip_bytes;
+
+	if (!session->service->has_handover || length == 0)
+		return true;
+	relay_way_skip(&session->up, 0);
+	return session_consume(session, length);
+}
+
 /* Among several targets it is chosen anew, as the directory has them now. False: there is no choice any more. */
 static bool session_restore_choice(struct session *session, uint64_t deadline_ms)
 {
@@ -2206,14 +2256,40 @@ static bool session_restore_choice(struct session *session, uint64_t deadline_ms
 	service_unref(session->service);
 	session->service = service;
 	session_drop_backend(session);
-	session_begin_attempt(session, deadline_ms);
+	session_keep_client(session);
+	if (session_restore_line(session))
+		session_begin_attempt(session, deadline_ms);
+	else
+		session_over(session, SESSION_CLIENT_RESET);
 	return true;
+}
+
+/* It counts for the target that it reached. */
+static bool session_restore_reached(struct session *session)
+{
+	struct session_extra *extra = session_make_extra(session);
+
+	if (!extra)
+		return false;
+	extra->attempt = malloc(sizeof(*extra->attempt));
+	if (!extra->attempt)
+		return false;
+	attempt_restore(extra->attempt, &session->worker->shared->backends, session->service);
+	return true;
+}
+
+/* Whoever has nothing in hand of a receiver may as well begin again. */
+static bool session_may_choose(const struct session *session, uint64_t flags)
+{
+	return (flags & IMAGE_HAS_CHOICE) && !session->is_resetting && (flags & IMAGE_HAS_TURN) == 0 &&
+	       session->backend.fd < 0;
 }
 
 /* A dial is begun anew, with the time that it had left; the knock as well, by the hand-over that it is for. */
 static void session_restore_dial(struct session *session, uint64_t deadline_ms)
 {
-	switch (session->service->kind) {
+	/* What DNS had is not in the image; its name is no host. */
+	switch (session->service->targets->is_srv ? SERVICE_SRV : session->service->kind) {
 	case SERVICE_SOCKET:
 	case SERVICE_UNIX:
 		session_retry_unix(session, deadline_ms);
@@ -2248,6 +2324,9 @@ static bool session_restore_state(struct session *session, const struct session_
 		session_restore_dial(session, numbers[IMAGE_DEADLINE_MS]);
 		return true;
 	case SESSION_HANDOVER:
+		if (session_may_choose(session, numbers[IMAGE_FLAGS]) &&
+		    session_restore_choice(session, numbers[IMAGE_DEADLINE_MS]))
+			return true;
 		session->handover_deadline_ms = numbers[IMAGE_DEADLINE_MS];
 		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_TURN)
 			session_take_turn(session);
@@ -2259,7 +2338,7 @@ static bool session_restore_state(struct session *session, const struct session_
 		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_CHAIN)
 			session->chain = session_enter_chain(session);
 		session_enter(session, (enum session_state)numbers[IMAGE_STATE]);
-		return true;
+		return !(numbers[IMAGE_FLAGS] & IMAGE_HAS_CHOICE) || session_restore_reached(session);
 	case SESSION_REQUEST:
 	case SESSION_LOOKUP:
 	case SESSION_ENDED:

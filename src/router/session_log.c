@@ -132,7 +132,10 @@ void session_log_failure(const struct session *session, int error)
 	char text[FAILURE_SIZE];
 	struct log_line line;
 
-	if (!warning_begin(&line, session, "cannot connect to the service"))
+	if (!warning_begin(&line, session,
+			   session->service && session->service->has_choice ?
+				   "cannot connect to a target of the service" :
+				   "cannot connect to the service"))
 		return;
 	log_add_bytes(&line, "service", session->service->path, session->service->path_length);
 	log_add_string(&line, "target", session_target(session)->text);

@@ -139,7 +139,7 @@ void stats_take_service(struct stats *stats, const struct field *field)
 	if (field->length < sizeof(image) || field->length > sizeof(image) + REQUEST_LINE_MAX)
 		return;
 	memcpy(&image, field->bytes, sizeof(image));
-	if (image.kind > SERVICE_PASSFD)
+	if (image.kind > SERVICE_SRV)
 		return;
 	service = stats_service(stats, field->bytes + sizeof(image), field->length - sizeof(image),
 				image.hash, (enum service_kind)image.kind);

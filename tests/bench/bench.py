@@ -19,6 +19,7 @@ import inject
 import measure
 import report
 import routers
+import routes
 import special
 
 
@@ -31,10 +32,10 @@ def options_of(words):
     parser.add_argument("--seconds", type=float, help="of each measurement; default: 0.25, full: 0.5")
     parser.add_argument("--peers", help=f"some of {','.join(routers.KINDS[1:])}; default: all, but for the last two "
                                         "unless full")
-    parser.add_argument("--parts", help="default: matrix,special,inject; full: attacks too")
+    parser.add_argument("--parts", help="default: matrix,special,routes,inject; full: attacks too")
     parser.add_argument("--json", type=pathlib.Path, help="where the figures go, one by one")
     options = parser.parse_args(words)
-    options.parts = options.parts or ("matrix,special,inject" + (",attacks" if options.full else ""))
+    options.parts = options.parts or ("matrix,special,routes,inject" + (",attacks" if options.full else ""))
     options.rounds = options.rounds or (5 if options.full else 3)
     options.seconds = options.seconds or (0.5 if options.full else 0.25)
     peers = (routers.KINDS if options.full else routers.BEST_KINDS)[1:]
@@ -52,6 +53,8 @@ def main(words):
                 measure.bench_matrix(bench, placement, options.kinds)
         if "special" in options.parts:
             special.bench_all(bench, placements)
+        if "routes" in options.parts:
+            routes.bench_all(bench, placements)
         if "inject" in options.parts:
             inject.bench_inject(bench)
         if "attacks" in options.parts:

@@ -59,7 +59,7 @@ static void tell_peers(void);
 #define RECEIVERS 4
 #define REMOTE "name/of"
 #define ROUNDS_MAX 4000 /* in which the loop has to come to rest */
-#define IDLE_MS 30000
+#define IDLE_MS 30000u
 #define PATIENCE_MS 4000 /* of the script's time; beyond, timeouts may have cut somebody off */
 #define SCRIPT_MAX 512
 #define AGED_S 3 /* files are at rest then, and libFuzzer, which uses our clock, is not impatient yet */
@@ -214,6 +214,33 @@ static void make_listeners(void)
 	router_unix = unix_name("router");
 }
 
+/* Services with several targets, of which some refuse or have no room, and what a directory says of all below it. */
+static void make_choices(void)
+{
+	char text[256];
+
+	make_file("services/choice", "nowhere\nbackend dead\nbackend plain\n", 0);
+	snprintf(text, sizeof(text),
+		 "plain\nbackend 127.0.0.1:%u\nbackend 127.0.0.1:1\nbackend 127.0.0.1:%u " REMOTE
+		 "\nbalance round-robin\nmax-sessions 2\n",
+		 ports[DOOR_TCP], ports[DOOR_KAISO]);
+	make_file("services/turns", text, 0);
+	snprintf(
+		text, sizeof(text),
+		"../receiver passfd:%u\nbackend ../receiver passfd:1\nbackend 127.0.0.1:%u\nbalance least-sessions\n",
+		ports[DOOR_KNOCK], ports[DOOR_TCP]);
+	make_file("services/handed", text, 0);
+	make_file("services/knocked", "../receiver passfd:1\nbackend ../receiver passfd\nbackend plain\n", 0);
+	make_file("services/busy", "full\nbackend full\nbackend dead\nconnect-timeout 20s\n", 0);
+	make_directory("services/e");
+	unix_socket("services/e/dead", SOCK_STREAM, -1);
+	make_file("services/e/to", "full\nbackend plain\nconnect-timeout 0\n", 0);
+	snprintf(text, sizeof(text),
+		 "about what is below\nbackend plain\nmax-sessions 2\nidle-timeout %ums\ndeny 192.0.2.1\n",
+		 IDLE_MS);
+	make_file("services/e/.kaiso", text, 0);
+}
+
 static void make_services(void)
 {
 	make_directory("services");
@@ -236,6 +263,7 @@ static void make_services(void)
 	make_tcp_file("services/self", ntohs(router_tcp.sin_port), " self\n");
 	make_tcp_file("services/round", ntohs(router_tcp.sin_port), " plain\n");
 	make_file("services/bad", "nonsense passfd:0\n", 0);
+	make_choices();
 	make_link("services/d/inner", "../plain");
 	make_link("services/d/to", "../tcp");
 	make_link("services/nowhere", "nothing");
@@ -420,7 +448,7 @@ static void start_router(void)
 	backends_init(&shared.backends);
 	shared.policies = policies_new(services);
 	shared.lister = lister_new(services, shared.policies);
-	ENSURE(shared.lister);
+	ENSURE(shared.policies && shared.lister);
 	shared.idle_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	start_worker();
 }
@@ -431,6 +459,8 @@ static void end_router(void)
 	worker_deinit(&worker);
 	ENSURE(shared.limits.sessions == 0 && shared.limits.lists == 0 && chains_is_empty(&shared.chains));
 	ENSURE(list_is_empty(&shared.turns.taken));
+	/* No service, and no session that counts: only what is known of targets that failed. */
+	ENSURE(shared.backends.entry_count == shared.backends.idle_count);
 	close(shared.idle_fd);
 	policies_free(shared.policies);
 	backends_deinit(&shared.backends);
@@ -831,7 +861,9 @@ static const struct line {
 	{ "", true },         { "d/", true },           { "round", false },     { "self", false },
 	{ "dead", false },    { "closed", false },      { "bad", false },       { "datagram", false },
 	{ "nothing", false }, { "nowhere", false },     { ".hidden/x", false }, { "d", false },
-	{ "nothing/", true }, { "../receiver", false }, { "d/to", false },
+	{ "nothing/", true }, { "../receiver", false }, { "d/to", false },      { "choice", false },
+	{ "turns", false },   { "handed", false },      { "knocked", false },   { "busy", false },
+	{ "e/dead", false },  { "e/to", false },        { "e/", true },
 };
 
 static char list_texts[ARRAY_SIZE(lines)][2][2048]; /* plain, with kinds; "" for none */
@@ -910,6 +942,7 @@ static void client_ask_service(struct peer *client, unsigned index, bool is_verb
 		snprintf(line, sizeof(line), "%s%s%s", is_verb ? ".kaiso/open " : "", lines[index].text, end);
 
 	peer_append(client, line, (size_t)length);
+	may_idle = may_idle || strncmp(lines[index].text, "e/", 2) == 0;
 	client->has_asked = true;
 	client->may_stream = true;
 	client->awaits_verdict = is_verb && options.has_verbs;

@@ -150,7 +150,8 @@ def test_values(completions, option, values):
 def test_files(shell):
     """Directories of services, and sockets, also behind unix:."""
     for line in ("kaiso serve --services ../hom", "kaiso check --services=../hom", "kaiso passfd ../hom",
-                 "kaiso expose unix:../hom", "kaiso expose 127.0.0.1:1 x unix:../hom", "kaiso ls unix:../hom"):
+                 "kaiso expose unix:../hom", "kaiso expose 127.0.0.1:1 x unix:../hom", "kaiso ls unix:../hom",
+                 "kaiso mirror --cacert ../hom", "kaiso mirror http://127.0.0.1:1,[::1]:1 /k/ ../hom"):
         assert same(shell.complete(line), line + "e/"), line
 
 

@@ -19,7 +19,8 @@ from harness.services import bind_tcp
 from harness.units import SOURCES, Manager, Unit, permitted_calls, unit_path
 from harness.wait import DEADLINE, IS_SANITIZED, wait_until
 
-SERVICES = ["kaiso.service", "kaiso-expose@.service"]
+ROUTERS = ["kaiso.service", "kaiso-expose@.service"]
+SERVICES = [*ROUTERS, "kaiso-mirror@.service"]
 UNITS = [*SERVICES, "kaiso.socket"]
 EXPOSURE_MAX = 15  # of 100: `systemd-analyze security` shows it as 1.5
 
@@ -42,7 +43,7 @@ def installed_units(tmp_path):
             copy = tmp_path / "units" / scope / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = unit_path(scope + name).read_text()
-            copy.write_text(re.sub(r"/\S*/kaiso (?=serve|expose)", f"{KAISO} ", text))
+            copy.write_text(re.sub(r"/\S*/kaiso (?=serve|expose|mirror)", f"{KAISO} ", text))
     return tmp_path / "units"
 
 
@@ -53,10 +54,12 @@ def installed_units(tmp_path):
 def test_units_are_right(installed_units, scope):
     """systemd reads them without a word."""
     directory = installed_units if scope == "system" else installed_units / "user"
-    shutil.copy(directory / "kaiso-expose@.service", directory / "kaiso-expose@web.service")
+    for name in SERVICES:
+        if "@" in name:
+            shutil.copy(directory / name, directory / name.replace("@", "@web"))
     result = subprocess.run(
         ["systemd-analyze", f"--{scope}", "--man=no", "verify",
-         *(directory / name for name in ("kaiso.socket", "kaiso.service", "kaiso-expose@web.service"))],
+         *(directory / name.replace("@", "@web") for name in UNITS)],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
         env=clean_environment(SYSTEMD_UNIT_PATH=f"{directory}:", XDG_RUNTIME_DIR=installed_units),
     )
@@ -114,7 +117,7 @@ def named_calls():
 
 
 @unit_alone
-@pytest.mark.parametrize("name", [*SERVICES, *(f"user/{name}" for name in SERVICES)])
+@pytest.mark.parametrize("name", [*ROUTERS, *(f"user/{name}" for name in ROUTERS)])
 def test_filter_permits_what_the_sources_name(name):
     """Save setrlimit, for which the C library calls prlimit64, and for kaiso expose what only the lister calls."""
     spared = {"setrlimit"} | ({"setpriority"} if "expose" in name else set())

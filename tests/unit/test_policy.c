@@ -99,6 +99,7 @@ ssize_t pread(int fd, void *bytes, size_t size, off_t offset)
 /* ---- helpers ---------------------------------------------------------------------------------------- */
 
 static struct policies *policies;
+static bool way_ends; /* the latest look came to something that is no directory */
 static struct policy *found;
 static struct description_error problem;
 static char problem_file[POLICY_FILE_SIZE];
@@ -133,8 +134,13 @@ static int teardown(void **state)
 
 static int find(const char *path)
 {
+	int r;
+
 	policy_unref(found);
-	return policies_find(policies, path, strlen(path), &found, &problem, problem_file);
+	r = policies_find(policies, path, strlen(path), &found, &problem, problem_file);
+
+	way_ends = r == POLICY_WAY_ENDS;
+	return way_ends ? 0 : r;
 }
 
 static void expect_about(const char *path, const char *about)
@@ -527,6 +533,9 @@ static void test_what_is_below_a_file_has_the_files_directory(void **state)
 	workplace_make("f:a/mount");
 	make_options("a", "about a\n");
 	expect_about("a/mount/b/c", "a");
+	assert_true(way_ends);
+	expect_about("a/mount", "a");
+	assert_false(way_ends);
 }
 
 /* ---- while it is edited ------------------------------------------------------------------------------ */
