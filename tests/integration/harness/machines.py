@@ -35,9 +35,9 @@ def install(directory):
     for name in ("expose", "inject", "passfd"):
         (directory / "bin" / f"kaiso-{name}").symlink_to("kaiso")
     for scope, place in (("", "system"), ("user/", "user")):
-        for name in ("kaiso.socket", "kaiso.service", "kaiso-expose@.service"):
+        for name in ("kaiso.socket", "kaiso.service", "kaiso-expose@.service", "kaiso-mirror@.service"):
             text = units.unit_path(scope + name).read_text()
-            text = re.sub(r"/\S*/kaiso (?=serve|expose)", "/usr/local/bin/kaiso ", text)
+            text = re.sub(r"/\S*/kaiso (?=serve|expose|mirror)", "/usr/local/bin/kaiso ", text)
             (directory / "lib/systemd" / place / name).write_text(text)
     for kind in ("sysusers", "tmpfiles"):
         shutil.copy(units.SOURCES / f"kaiso.{kind}", directory / f"lib/{kind}.d/kaiso.conf")
