@@ -83,11 +83,14 @@ class Chaos:
     # ---- directories
 
     def change_directory(self, rng):
-        action = rng.choice(("link", "link", "exchange", "exchange", "exchange", "gap", "come", "come", "go", "go"))
+        action = rng.choice(("link", "link", "exchange", "exchange", "exchange", "gap", "come", "come", "go", "go",
+                             "options", "options"))
         name = f"come/{rng.randrange(20)}"
         if action == "link":
             self.fleet.turn_link()
             self.world.count("links turned")
+        elif action == "options":
+            self.change_options(rng)
         elif action == "exchange":
             self.fleet.exchange()
             self.world.count("directories exchanged")
@@ -103,6 +106,16 @@ class Chaos:
             self.world.count("entries put")
         else:
             self.fleet.take_away(name)
+
+    def change_options(self, rng):
+        """None that would refuse anybody."""
+        lines = [f"balance {rng.choice(('first', 'round-robin', 'least-sessions'))}", "max-sessions 5000",
+                 "connect-timeout 8s", "deny 192.0.2.1", "about what is deep", "# and nothing else"]
+        if rng.random() < 0.1:
+            self.fleet.take_away("deep/.kaiso")
+        else:
+            self.fleet.set_options(rng.sample(lines, rng.randrange(len(lines) + 1)))
+        self.world.count("options changed")
 
     # ---- services
 

@@ -75,7 +75,7 @@ class Call:
 
     def choose(self, ways=None, services=None):
         self.way = self.rng.choice(ways or self.soak.ways)
-        self.service = self.way.service or self.rng.choice(services or self.soak.fleet.services)
+        self.service = self.way.service or self.rng.choice(services or self.soak.fleet.offered)
         if services and self.service not in services:
             self.choose([way for way in self.soak.ways if way.service is None or way.service in services], services)
         return self
@@ -161,7 +161,7 @@ class Call:
         except Cut as cut:
             raise Refused(f"{cut}") from None
         word, _, self.instance = line.decode("latin-1").partition(" ")
-        if word != "instance" or self.instance.rpartition(".")[0] != self.service.name:
+        if word != "instance" or self.instance.rpartition(".")[0] not in self.service.members:
             raise WrongBytes(f"the service {self.service.name} was asked for, and {line[:200]!r} came")
         return self
 

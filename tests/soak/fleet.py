@@ -103,6 +103,11 @@ class Service:
         return f"{self.name}.{self.count}"
 
     @property
+    def members(self):
+        """Names of those whose instance may answer."""
+        return {self.name}
+
+    @property
     def description(self):
         if self.kind == "tcp":
             return f"127.0.0.1:{self.port}\n"
@@ -185,6 +190,35 @@ class Service:
         return self.absent.overlap(begin, end)
 
 
+class Choice:
+    """A service with several targets, each a service of its own; the last one is steady."""
+
+    is_steady = True
+
+    def __init__(self, name, targets):
+        self.name, self.targets = name, targets
+        self.kind = targets[0].kind
+        self.is_handed_over = targets[0].is_handed_over
+
+    @property
+    def members(self):
+        return {target.name for target in self.targets}
+
+    @property
+    def description(self):
+        first, *others = (target.place + "\n" if target.kind == "unix" else target.description
+                          for target in self.targets)
+        return first + "".join(f"backend {other}" for other in others)
+
+    @property
+    def ended(self):
+        return set().union(*(target.ended for target in self.targets))
+
+    def is_excused(self, begin, end, instance):
+        """None is lost for want of a target; but whoever waits at one when it is killed was connected."""
+        return any(target.is_excused(begin, end, instance) for target in self.targets)
+
+
 class Fleet:
     """All services, and the two directories `left` and `right` that stand in for each other."""
 
@@ -211,6 +245,11 @@ class Fleet:
             Service(self, "wrapped", "wrapped"),
         ]
         self.by_name = {service.name: service for service in self.services}
+        self.choices = [
+            Choice("several", [self.by_name[name] for name in ("unix", "tcp", "tcp-steady", "unix-steady")]),
+            Choice("receivers", [self.by_name[name] for name in ("knock", "once", "lasting", "lasting-steady")]),
+        ]
+        self.offered = self.services + self.choices
         self.mortals = [service for service in self.services if not service.is_steady]
 
     # ---- the directories
@@ -249,8 +288,8 @@ class Fleet:
 
     def lay_out(self):
         """All that does not change; before the routers start."""
-        for service in self.services:
-            if service.kind != "unix":
+        for service in self.offered:
+            if service.kind != "unix" or service in self.choices:
                 self.put(service.name, service.description)
             self.put_link(f"deep/{service.name}", f"../{service.name}")
         self.put("named", f"localhost:{self.by_name['tcp-steady'].port}\n")
@@ -267,7 +306,7 @@ class Fleet:
 
     def describe_far(self, port):
         """The same services by way of another router."""
-        for service in self.services:
+        for service in self.offered:
             self.put(f"far/{service.name}", f"127.0.0.1:{port} {service.name}\n")
 
     def may_be_listed(self, name):
@@ -278,9 +317,9 @@ class Fleet:
     def expected_lists(self):
         """What a list has, without what comes and goes: one of the two."""
         always = ["bad", "dead", "named", "refused", "loop"]
-        always += [form.format(service.name) for service in self.services if service.is_steady
+        always += [form.format(service.name) for service in self.offered if service.is_steady
                    for form in ("{}", "deep/{}")]
-        always += [f"far/{service.name}" for service in self.services]
+        always += [f"far/{service.name}" for service in self.offered]
         return [sorted(always + [f"many/{side}-{number:05}" for number in range(LISTED)])
                 for side in ("left", "right")]
 
@@ -308,6 +347,10 @@ class Fleet:
             time.sleep(seconds)
             os.rename(self.root / "away", self.link)
             self.gap.close()
+
+    def set_options(self, lines):
+        """What `deep` says of all below it."""
+        self.put("deep/.kaiso", "".join(f"{line}\n" for line in lines))
 
     # ---- all of them
 
