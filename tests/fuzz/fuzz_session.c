@@ -225,19 +225,19 @@ static void make_choices(void)
 		 "\nbalance round-robin\nmax-sessions 2\n",
 		 ports[DOOR_TCP], ports[DOOR_KAISO]);
 	make_file("services/turns", text, 0);
-	snprintf(
-		text, sizeof(text),
-		"../receiver passfd:%u\nbackend ../receiver passfd:1\nbackend 127.0.0.1:%u\nbalance least-sessions\n",
-		ports[DOOR_KNOCK], ports[DOOR_TCP]);
+	snprintf(text, sizeof(text),
+		 "../receiver passfd:%u\nbackend ../receiver passfd:1\nbackend 127.0.0.1:%u\n",
+		 ports[DOOR_KNOCK], ports[DOOR_TCP]);
 	make_file("services/handed", text, 0);
 	make_file("services/knocked", "../receiver passfd:1\nbackend ../receiver passfd\nbackend plain\n", 0);
 	make_file("services/busy", "full\nbackend full\nbackend dead\nconnect-timeout 20s\n", 0);
 	make_directory("services/e");
 	unix_socket("services/e/dead", SOCK_STREAM, -1);
 	make_file("services/e/to", "full\nbackend plain\nconnect-timeout 0\n", 0);
-	snprintf(text, sizeof(text),
-		 "about what is below\nbackend plain\nmax-sessions 2\nidle-timeout %ums\ndeny 192.0.2.1\n",
-		 IDLE_MS);
+	snprintf(
+		text, sizeof(text),
+		"about what is below\nbackend plain\nbalance least-sessions\nmax-sessions 2\nidle-timeout %ums\ndeny 192.0.2.1\n",
+		IDLE_MS);
 	make_file("services/e/.kaiso", text, 0);
 }
 
