@@ -1928,6 +1928,7 @@ static enum step session_begin_exposed(struct session *session)
 	 * client. So the clients of the next moment are not dialled for at all. */
 	if (session->worker->loop.now_ms < session->service->loop_until_ms)
 		return session_over(session, SESSION_LOOP);
+	loop_timer_cancel(&session->worker->loop, &session->timer); /* that of a front end's header */
 	return session_dial_host(session, session_connect_deadline(session));
 }
 
