@@ -72,7 +72,7 @@ static void tell_session(struct json *json, const struct session *session)
 	if (service) {
 		json_key(json, "service");
 		json_bytes(json, service->path, service->path_length);
-		json_put_string(json, "kind", service_kind_name(service->kind));
+		json_put_string(json, "kind", service_kind_name(session_target(session)->kind));
 		json_put_string(json, "target", session_target(session)->text);
 	}
 	json_put_number(json, "sent", relay_way_payload(&session->up));

@@ -64,7 +64,7 @@ void session_log_end(const struct session *session, enum session_reason reason)
 	log_add_string(&line, "client", addr_format(&session->peer, peer));
 	if (service) {
 		log_add_bytes(&line, "service", service->path, service->path_length);
-		log_add_string(&line, "kind", service_kind_name(service->kind));
+		log_add_string(&line, "kind", service_kind_name(session_target(session)->kind));
 		log_add_string(&line, "target", session_target(session)->text);
 	}
 	log_add_number(&line, "sent", relay_way_payload(&session->up));
