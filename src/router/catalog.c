@@ -385,6 +385,8 @@ struct service *catalog_restored(struct catalog *catalog, const struct session_i
 				     path.length, is_described ? &description : NULL);
 	if (service && kind == SERVICE_MOUNT)
 		service->kind = service->targets[0].kind = SERVICE_MOUNT;
+	if (service && image->numbers[IMAGE_FILE_LENGTH] > 0)
+		service->file_length = image->numbers[IMAGE_FILE_LENGTH];
 	return service;
 }
 
@@ -410,6 +412,7 @@ void service_image_of(const struct service *service, const struct target *target
 	image->numbers[IMAGE_SERVICE] = (uint64_t)target->kind + 1;
 	image->numbers[IMAGE_PORT] = target->port;
 	image->numbers[IMAGE_KNOCK_PORT] = target->knock_port;
+	image->numbers[IMAGE_FILE_LENGTH] = service->file_length;
 	image->numbers[IMAGE_FLAGS] |= target->is_srv ? IMAGE_IS_SRV : 0u;
 	image->texts[IMAGE_PATH] = (struct image_bytes){ service->path, service->path_length };
 	if (target->kind == SERVICE_UNKNOWN || target->kind == SERVICE_SOCKET)

@@ -709,6 +709,13 @@ static enum step session_refuse_service(struct session *session, int error,
 	return session_refuse(session, session_reason_from_errno(error));
 }
 
+/* What it counts for, by `max-sessions`: its file, whatever lies behind that. A reference, or NULL when out of memory. */
+static struct backend_group *session_group(const struct session *session)
+{
+	return backends_group(&session->worker->shared->backends, session->service->path,
+			      session->service->file_length);
+}
+
 /* Counts the session for its service, where that has a limit. SESSION_DONE, or why it may not go on. */
 static enum session_reason session_join_service(struct session *session)
 {
@@ -720,8 +727,7 @@ static enum session_reason session_join_service(struct session *session)
 	extra = session_make_extra(session);
 	if (!extra)
 		return SESSION_NO_MEMORY;
-	extra->counted =
-		backends_group(&session->worker->shared->backends, service->path, service->path_length);
+	extra->counted = session_group(session);
 	if (!extra->counted)
 		return SESSION_NO_MEMORY;
 	if (backends_group_begin(extra->counted, service->policy->max_sessions))
@@ -2227,10 +2233,7 @@ static bool session_restore_extra(struct session *session, const struct session_
 	extra->has_idle_timeout = idle_ms > 0;
 	extra->idle_timeout_ms = idle_ms > 0 ? idle_ms - 1 : 0;
 	if (flags & IMAGE_IS_COUNTED) {
-		const struct service *service = session->service;
-
-		extra->counted = backends_group(&session->worker->shared->backends, service->path,
-						service->path_length);
+		extra->counted = session_group(session);
 		if (!extra->counted)
 			return false;
 		backends_group_begin(extra->counted, 0);

@@ -95,6 +95,7 @@ static bool service_is_possible(const struct session_image *image)
 	return numbers[IMAGE_SERVICE] <= SERVICE_SRV + 1 && numbers[IMAGE_PORT] <= UINT16_MAX &&
 	       numbers[IMAGE_KNOCK_PORT] <= UINT16_MAX &&
 	       image->texts[IMAGE_PATH].length <= REQUEST_LINE_MAX &&
+	       numbers[IMAGE_FILE_LENGTH] <= image->texts[IMAGE_PATH].length &&
 	       image->texts[IMAGE_REMOTE].length <= REQUEST_LINE_MAX &&
 	       (numbers[IMAGE_SERVICE] > 0 || !(numbers[IMAGE_FLAGS] & IMAGE_IS_COUNTED));
 }

@@ -57,6 +57,7 @@ enum image_number {
 	IMAGE_LIST_TEXT, /* REPLY: which list is being sent, from 1 in the order in which lists stand; else 0 */
 	IMAGE_LIST_SENT,       /* how much of it is */
 	IMAGE_IDLE_TIMEOUT_MS, /* RELAY: of its service's own options, and 1; 0 for none of its own */
+	IMAGE_FILE_LENGTH,     /* so many bytes of IMAGE_PATH name its file; 0 for all of them */
 	IMAGE_COMMON_NUMBERS,
 	IMAGE_UP = 32, /* WAY_NUMBERS of them */
 	IMAGE_DOWN = 48,
@@ -78,7 +79,7 @@ enum image_flag {
 	IMAGE_WANTS_LIST = 1 << 11,    /* REPLY: the list is to be made, of IMAGE_DIRECTORY */
 	IMAGE_IS_DETAILED = 1 << 12,   /* that list, in the form for tools */
 	IMAGE_IS_SRV = 1 << 13,        /* IMAGE_HOST is a name that SRV is asked for */
-	IMAGE_HAS_CHOICE = 1 << 14,    /* DIAL, HANDOVER: of several targets, which are looked up anew */
+	IMAGE_HAS_CHOICE = 1 << 14,    /* of several targets: in DIAL, HANDOVER they are looked up anew */
 	IMAGE_WANTS_HEADER = 1 << 15,  /* REQUEST: of the PROXY protocol */
 	IMAGE_HAS_ORIGIN = 1 << 16,    /* IMAGE_DESTINATION and IMAGE_TLVS are from that */
 	IMAGE_WANTS_DETAILS = 1 << 17, /* from behind a mount: a list in the form for tools */
