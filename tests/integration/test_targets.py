@@ -198,6 +198,28 @@ def test_a_target_that_is_back_is_found(router):
     assert served_by(router, "foo") == b"back"
 
 
+def test_the_target_that_was_reached_is_told(new_router, tmp_path):
+    """Its kind and its words, by log and status, before and after an upgrade."""
+    router = new_router("--control", str(tmp_path / "control"))
+    echo = router.service_tcp(None, lambda stream: stream.send(stream.receive(1)))
+    router.describe("foo", f".down passfd\nbackend {echo.address}\n")
+    clients = [router.open("foo") for _ in range(2)]
+    for client in clients:
+        wait_until(lambda: told_of(tmp_path, client), "the session to be relayed")
+        assert told_of(tmp_path, client) == {"service": "foo", "kind": "tcp", "target": echo.address}
+        assert client.send(b"x").receive_all() == b"x"
+        client.close()
+        router.wait_session(client, service="foo", kind="tcp", target=echo.address)
+        upgrade(router)
+
+
+def told_of(tmp_path, client):
+    for session in status(str(tmp_path / "control"), "--sessions")["sessions"]:
+        if session["client"] == client.name and session["state"] == "relay":
+            return {key: session[key] for key in ("service", "kind", "target")}
+    return None
+
+
 def test_all_have_failed_and_one_is_back(router):
     """Who is left out is tried all the same when there is nobody else."""
     router.describe("foo", ".one\nbackend .two\n")
@@ -423,9 +445,10 @@ def test_limits_after_an_upgrade(router):
     router.wait_session(held[1], reason="idle-timeout")
 
 
-def status(control):
-    return json.loads(subprocess.run([KAISO, "status", "--json", "--control", control], capture_output=True, check=True,
-                                     timeout=DEADLINE).stdout)
+def status(control, *words):
+    answer = subprocess.run([KAISO, "status", "--json", "--control", control, *words], capture_output=True, check=True,
+                            timeout=DEADLINE)
+    return json.loads(answer.stdout)
 
 
 def test_counts_of_mounts_after_an_upgrade(new_router, tmp_path):
@@ -499,6 +522,21 @@ def test_who_is_refused_leaves_no_trace(router):
         router.wait_session(client)
     held.end().expect_end()
     wait_until(lambda: router.open(".kaiso/open foo").receive_line() == b"+\r\n", "room for another one")
+
+
+def test_a_mount_counts_as_one(new_router):
+    """max-sessions in its description is for all that lies behind it together, after an upgrade too."""
+    far = new_router()
+    for name in ("one", "two"):
+        far.echo(name)
+    router = new_router()
+    router.describe("m", f"{far.address} /\nmax-sessions 1\n")
+    held = router.open("m/one").exchange(b"hello")
+    for _ in range(2):
+        assert router.open(".kaiso/open m/two").receive_line().startswith(b"-limit ")
+        upgrade(router)
+    held.end().expect_end()
+    wait_until(lambda: router.open(".kaiso/open m/two").receive_line() == b"+\r\n", "room for another one")
 
 
 def test_options_change_while_sessions_run(router):
