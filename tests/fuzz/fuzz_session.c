@@ -557,6 +557,7 @@ struct peer {
 	bool is_used;
 	bool is_tcp;
 	bool is_handed; /* it is a client's own socket, handed over */
+	bool is_router; /* it is asked for a service first, by one word or another */
 	bool is_raw;    /* it said something of its own: what comes back is anything */
 	bool has_asked; /* for a service, or for nothing that is: no line may follow */
 	bool may_stream;
@@ -674,7 +675,7 @@ static size_t take_verdict(struct peer *peer, const char *bytes, size_t length)
 	return taken;
 }
 
-/* A service of an exposed router learns from the first byte how it is asked. */
+/* A router learns from the first byte how it is asked. */
 static void expect_line(struct peer *peer, char first)
 {
 	if (first == '.')
@@ -717,7 +718,7 @@ static void peer_take(struct peer *peer, const char *bytes, size_t length)
 	peer->is_raw = peer->is_raw || may_be_anything(peer);
 	if (peer->is_raw || (peer->other && peer->other->is_raw))
 		return;
-	if (!is_client(peer) && options.exposure && peer->expected_length == 0)
+	if (peer->is_router && peer->expected_length == 0)
 		expect_line(peer, bytes[0]);
 	taken = take_expected(peer, bytes, length);
 	if (taken < length && (peer->awaits_verdict || peer->is_refused))
@@ -1030,9 +1031,8 @@ static void new_service(enum door door, int fd)
 
 	if (!service)
 		return;
-	service->may_stream = !options.exposure;
-	if (door == DOOR_KAISO && !options.exposure)
-		peer_expect(service, REMOTE "\r\n", strlen(REMOTE "\r\n"));
+	service->is_router = options.exposure || door == DOOR_KAISO;
+	service->may_stream = !service->is_router;
 }
 
 static bool accept_at(enum door door)
@@ -1397,8 +1397,8 @@ static void link_lone_pair(void)
 	struct peer *client = &peers[0], *service = &peers[CLIENTS];
 
 	if (client->is_used && service->is_used && !peers[1].is_used && !peers[CLIENTS + 1].is_used &&
-	    !client->other && !client->is_refused && !options.exposure && !is_disturbed && !is_cut(client) &&
-	    !is_cut(service))
+	    !client->other && !client->is_refused && !service->is_router && !is_disturbed &&
+	    !is_cut(client) && !is_cut(service))
 		peer_link(client, service);
 }
 
