@@ -2082,6 +2082,10 @@ static void state_image_of(const struct session *session, struct session_image *
 						     session->handover_deadline_ms;
 		break;
 	case SESSION_VERDICT:
+		numbers[IMAGE_DEADLINE_MS] =
+			session_attempt(session) ? session_attempt(session)->deadline_ms : 0;
+		numbers[IMAGE_FLAGS] |= session->chain ? IMAGE_HAS_CHAIN : 0u;
+		break;
 	case SESSION_RELAY:
 		numbers[IMAGE_FLAGS] |= session->chain ? IMAGE_HAS_CHAIN : 0u;
 		break;
@@ -2306,7 +2310,7 @@ static bool session_restore_choice(struct session *session, uint64_t deadline_ms
 	}
 	service_unref(session->service);
 	session->service = service;
-	session_drop_backend(session);
+	session_leave_verdict(session);
 	session_keep_client(session);
 	if (session_restore_line(session))
 		session_begin_attempt(session, deadline_ms);
@@ -2386,6 +2390,9 @@ static bool session_restore_state(struct session *session, const struct session_
 	case SESSION_VERDICT:
 	case SESSION_RELAY:
 		session->chain = NULL;
+		if (numbers[IMAGE_STATE] == SESSION_VERDICT && (numbers[IMAGE_FLAGS] & IMAGE_HAS_CHOICE) &&
+		    session_restore_choice(session, numbers[IMAGE_DEADLINE_MS]))
+			return true;
 		if (numbers[IMAGE_FLAGS] & IMAGE_HAS_CHAIN)
 			session->chain = session_enter_chain(session);
 		session_enter(session, (enum session_state)numbers[IMAGE_STATE]);

@@ -416,6 +416,21 @@ def test_an_upgrade_between_targets(router, first):
     full.close()
 
 
+def test_an_upgrade_while_a_router_is_asked(router):
+    """Whose verdict would have led to the next target: it is asked again."""
+    far = router.backend_tcp()
+    router.echo(".up")
+    router.describe("foo", f"{far.address} some\nbackend .up\n")
+    client = router.open(".kaiso/open foo").send(b"hello")
+    assert far.accept().receive_line() == b".kaiso/open some\r\n"
+    upgrade(router)
+    asked = far.accept()
+    assert asked.receive_line() == b".kaiso/open some\r\n"
+    asked.send(b"-unavailable just now\r\n")
+    assert client.receive_line() == b"+\r\n"
+    assert client.receive(5) == b"hello"
+
+
 def test_an_upgrade_that_brings_a_receiver(router):
     """It gets what is behind the line, though the line was still there."""
     full_unix(router, ".full")
