@@ -205,6 +205,8 @@ static const struct option_entry entries[] = {
 	{ DAEMON_SERVE, "request-timeout", "DURATION", parse_duration, AT(router.request_timeout_ms),
 	  A_DURATION,
 	  "time to a complete request line, and for a client to take a list, with\na second more for each 16 KiB (default: 60s)" },
+	{ DAEMON_EXPOSE, "request-timeout", "DURATION", parse_duration, AT(router.request_timeout_ms),
+	  A_DURATION, "time for a front end (--proxy-from) to a complete header (default: 60s)" },
 	{ DAEMON_SERVE | DAEMON_EXPOSE, "connect-timeout", "DURATION", parse_duration,
 	  AT(router.connect_timeout_ms), A_DURATION,
 	  "time to reach a service, all its addresses together (default: 10s)" },

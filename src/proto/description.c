@@ -337,6 +337,17 @@ static int check_backend(const struct description *first, const struct option_li
 	return result;
 }
 
+/* A socket that is handed over has bytes of its client in it, and nothing can be put before those. */
+static int check_proxy(const struct description *first, const struct option_line *option, unsigned line,
+		       struct description_error *error)
+{
+	if (first->kind != DESCRIPTION_PASSFD || option->number == PROXY_NONE)
+		return 0;
+	return words_refuse(
+		error, line,
+		"no header of the PROXY protocol can be sent ahead of a socket that is handed over (passfd)");
+}
+
 static int check_options(const struct description *description, struct description_error *error)
 {
 	struct options_cursor cursor = options_begin(description->options, 2);
@@ -346,6 +357,8 @@ static int check_options(const struct description *description, struct descripti
 	while ((result = options_next(&cursor, &option, error)) > 0) {
 		if (option.key == OPTION_BACKEND)
 			result = check_backend(description, &option, cursor.line, error);
+		if (option.key == OPTION_PROXY)
+			result = check_proxy(description, &option, cursor.line, error);
 		if (result < 0)
 			return result;
 	}

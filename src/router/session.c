@@ -94,7 +94,10 @@ struct session_extra {
 		patience_ms; /* REQUEST: up to when to wait for a file that is being written; 0: not waiting */
 	uint64_t idle_timeout_ms; /* as it was before an upgrade, if has_idle_timeout */
 	bool has_idle_timeout;
+	enum proxy_version
+		proxy;      /* as it was before an upgrade, for a service that comes without its options */
 	bool wants_header;  /* REQUEST: a front end has to say first whose connection it is */
+	bool is_front;      /* it has named no client of its own: the limits by address do not count it */
 	bool wants_details; /* a list from behind a mount, in the form for tools */
 };
 
@@ -210,6 +213,14 @@ static struct attempt *session_attempt(const struct session *session)
 	return session->extra ? session->extra->attempt : NULL;
 }
 
+/* Whom the limits by address count it for: nobody, as long as it is a front end's own. */
+static const union addr *session_counted_peer(const struct session *session)
+{
+	static const union addr nobody = { .sa = { .sa_family = AF_UNIX } };
+
+	return session->extra && session->extra->is_front ? &nobody : &session->peer;
+}
+
 struct target *session_target(const struct session *session)
 {
 	struct attempt *attempt = session_attempt(session);
@@ -289,13 +300,12 @@ static struct session_origin *origin_new(const struct proxy_header *header)
 static enum step session_take_origin(struct session *session, const struct proxy_header *header)
 {
 	struct limits *limits = &session->worker->shared->limits;
-	union addr client;
 
-	addr_from_sockaddr(&client, (const struct sockaddr *)&header->source, sizeof(header->source));
-	session->limit = limits_move_session(limits, &client);
+	addr_from_sockaddr(&session->peer, (const struct sockaddr *)&header->source, sizeof(header->source));
+	session->limit = limits_move_session(limits, &session->peer);
 	if (session->limit != LIMIT_NONE)
 		return session_refuse(session, SESSION_LIMIT);
-	session->peer = client;
+	session->extra->is_front = false;
 	session->extra->origin = origin_new(header);
 	return session->extra->origin ? STEP_NEXT : session_refuse(session, SESSION_NO_MEMORY);
 }
@@ -389,7 +399,8 @@ static bool session_count_request(struct session *session)
 	worker->stats.requests++;
 	if (!session->has_listed)
 		histogram_observe(&worker->stats.request_time, session_age_ms(session));
-	return limits_request(&worker->shared->limits, &session->peer, worker->loop.now_ms) == LIMIT_NONE;
+	return limits_request(&worker->shared->limits, session_counted_peer(session), worker->loop.now_ms) ==
+	       LIMIT_NONE;
 }
 
 static enum step session_take_request(struct session *session, const struct request *request)
@@ -652,7 +663,7 @@ static bool session_is_own_unix_client(const struct session *session)
 	struct ucred peer;
 	socklen_t length = sizeof(peer);
 
-	return session->peer.sa.sa_family == AF_UNIX &&
+	return !session->up.is_tcp &&
 	       getsockopt(session->client.fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
 	       peer.pid == getpid();
 }
@@ -1158,7 +1169,9 @@ static enum proxy_version session_proxy_version(const struct session *session)
 
 	if (session->is_exposed)
 		return exposure->proxy;
-	return policy ? policy->proxy : PROXY_NONE;
+	if (policy)
+		return policy->proxy;
+	return session->extra ? session->extra->proxy : PROXY_NONE;
 }
 
 /* The header for the target; its length, 0 for none, or a negative errno. */
@@ -1518,6 +1531,13 @@ static bool session_has_unix_backend(const struct session *session)
 	return session_target(session)->host[0] == '\0';
 }
 
+/* Nobody is told any more: sessions last, and there may be many. */
+static void session_forget_origin(struct session *session)
+{
+	if (session->extra)
+		free(STEAL_PTR(session->extra->origin));
+}
+
 static enum step session_enter_relay(struct session *session)
 {
 	session_has_reached(session);
@@ -1528,6 +1548,7 @@ static enum step session_enter_relay(struct session *session)
 	session->down.is_tcp = !session_has_unix_backend(session);
 	if (!session_preload(session))
 		return session_over(session, SESSION_NO_MEMORY);
+	session_forget_origin(session);
 	return STEP_NEXT;
 }
 
@@ -1765,10 +1786,10 @@ static void session_free(struct session *session)
 	loop_timer_cancel(&worker->loop, &session->timer);
 	relay_way_deinit(&session->up, &worker->pool);
 	relay_way_deinit(&session->down, &worker->pool);
+	limits_end_session(&worker->shared->limits, session_counted_peer(session));
 	if (session->extra)
 		session_free_extra(session->extra);
 	service_unref(session->service);
-	limits_end_session(&worker->shared->limits, &session->peer);
 	list_remove(&session->link);
 	free(session);
 	worker_session_gone(worker);
@@ -1967,18 +1988,23 @@ int session_new_take(struct worker *worker, int client_fd, const union addr *pee
 		return -ENOMEM;
 	if (!session->up.is_tcp)
 		socket_set_urgent_inline(client_fd, 1);
+	if (is_front && !session_make_extra(session)) {
+		list_remove(&session->link);
+		free(session);
+		return -ENOMEM;
+	}
+	if (is_front) {
+		session->extra->wants_header = true;
+		session->extra->is_front = true;
+	}
 	if (exposed) {
 		service_ref(exposed);
 		session->service = exposed;
 		session->is_exposed = true;
 	}
-	if (is_front && !session_make_extra(session))
-		session_end(session, SESSION_NO_MEMORY);
-	else if (is_front)
-		session->extra->wants_header = true;
 	if (exposed && !is_front)
 		session_begin_exposed(session);
-	else if (session->state != SESSION_ENDED)
+	else
 		session_set_deadline(session, worker->shared->options->request_timeout_ms);
 	session_run(session);
 	return 0;
@@ -2024,8 +2050,8 @@ static void extra_image_of(const struct session_extra *extra, struct session_ima
 
 	image->numbers[IMAGE_FLAGS] |=
 		(extra->attempt ? IMAGE_HAS_CHOICE : 0u) | (extra->wants_header ? IMAGE_WANTS_HEADER : 0u) |
-		(extra->wants_details ? IMAGE_WANTS_DETAILS : 0u) | (extra->counted ? IMAGE_IS_COUNTED : 0u) |
-		(origin ? IMAGE_HAS_ORIGIN : 0u);
+		(extra->is_front ? IMAGE_IS_FRONT : 0u) | (extra->wants_details ? IMAGE_WANTS_DETAILS : 0u) |
+		(extra->counted ? IMAGE_IS_COUNTED : 0u) | (origin ? IMAGE_HAS_ORIGIN : 0u);
 	if (!origin)
 		return;
 	image->texts[IMAGE_DESTINATION] =
@@ -2074,6 +2100,7 @@ static void state_image_of(const struct session *session, struct session_image *
 			(struct image_bytes){ reply->wish.directory, reply->wish.directory_length };
 		break;
 	case SESSION_DIAL:
+		numbers[IMAGE_PROXY] = session->is_exposed ? PROXY_NONE : session_proxy_version(session);
 		numbers[IMAGE_DEADLINE_MS] = session_dial_deadline_ms(session);
 		break;
 	case SESSION_HANDOVER:
@@ -2226,14 +2253,17 @@ static bool session_restore_extra(struct session *session, const struct session_
 	const uint64_t flags = image->numbers[IMAGE_FLAGS], idle_ms = image->numbers[IMAGE_IDLE_TIMEOUT_MS];
 	struct session_extra *extra;
 
-	if (!(flags & (IMAGE_WANTS_HEADER | IMAGE_HAS_ORIGIN | IMAGE_WANTS_DETAILS | IMAGE_IS_COUNTED)) &&
-	    idle_ms == 0)
+	if (!(flags & (IMAGE_WANTS_HEADER | IMAGE_IS_FRONT | IMAGE_HAS_ORIGIN | IMAGE_WANTS_DETAILS |
+		       IMAGE_IS_COUNTED)) &&
+	    idle_ms == 0 && image->numbers[IMAGE_PROXY] == PROXY_NONE)
 		return true;
 	extra = session_make_extra(session);
 	if (!extra)
 		return false;
 	extra->wants_header = (flags & IMAGE_WANTS_HEADER) != 0;
+	extra->is_front = (flags & IMAGE_IS_FRONT) != 0;
 	extra->wants_details = (flags & IMAGE_WANTS_DETAILS) != 0;
+	extra->proxy = (enum proxy_version)image->numbers[IMAGE_PROXY];
 	extra->has_idle_timeout = idle_ms > 0;
 	extra->idle_timeout_ms = idle_ms > 0 ? idle_ms - 1 : 0;
 	if (flags & IMAGE_IS_COUNTED) {
@@ -2434,7 +2464,6 @@ int session_restore_take(struct worker *worker, const struct session_image *imag
 		image_close(image);
 		return -ENOMEM;
 	}
-	limits_restore_session(&worker->shared->limits, &peer);
 	session->backend.fd = image_fd(image, IMAGE_BACKEND);
 	session->started_ms = numbers[IMAGE_STARTED_MS] & SESSION_STARTED_MASK;
 	session->refusal = numbers[IMAGE_REFUSAL] & 31;
@@ -2446,6 +2475,7 @@ int session_restore_take(struct worker *worker, const struct session_image *imag
 				&image->texts[IMAGE_DOWN_HELD]);
 	is_whole = is_whole && session_restore_service(session, image) &&
 		   session_restore_extra(session, image) && session_restore_state(session, image);
+	limits_restore_session(&worker->shared->limits, session_counted_peer(session));
 	/* What is dialled is begun anew. */
 	if (is_whole && numbers[IMAGE_TIMER_MS] > 0 && session->state != SESSION_ENDED &&
 	    session->state != SESSION_DIAL)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "net/relay.h"
+#include "proto/options.h"
 #include "proto/proxy_header.h"
 #include "proto/request.h"
 #include "router/catalog.h"
@@ -129,7 +130,8 @@ static bool image_is_possible(const struct session_image *image)
 	return numbers[IMAGE_CLIENT] != 0 && is_descriptor(numbers[IMAGE_CLIENT]) &&
 	       is_descriptor(numbers[IMAGE_BACKEND]) && numbers[IMAGE_FLAGS] <= IMAGE_FLAGS_ALL &&
 	       numbers[IMAGE_REFUSAL] < SESSION_REASON_COUNT && numbers[IMAGE_LIMIT] <= LIMIT_DESCRIPTORS &&
-	       numbers[IMAGE_RETRY_SHIFT] <= 7 && text_is_string(&image->texts[IMAGE_DIRECTORY]) &&
+	       numbers[IMAGE_RETRY_SHIFT] <= 7 && numbers[IMAGE_PROXY] <= PROXY_V2 &&
+	       text_is_string(&image->texts[IMAGE_DIRECTORY]) &&
 	       image->texts[IMAGE_DIRECTORY].length <= REQUEST_LINE_MAX &&
 	       image->texts[IMAGE_TLVS].length <= PROXY_HEADER_MAX &&
 	       way_is_possible(numbers + IMAGE_UP, &image->texts[IMAGE_UP_HELD]) &&

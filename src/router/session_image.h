@@ -58,6 +58,7 @@ enum image_number {
 	IMAGE_LIST_SENT,       /* how much of it is */
 	IMAGE_IDLE_TIMEOUT_MS, /* RELAY: of its service's own options, and 1; 0 for none of its own */
 	IMAGE_FILE_LENGTH,     /* so many bytes of IMAGE_PATH name its file; 0 for all of them */
+	IMAGE_PROXY,           /* DIAL: the enum proxy_version that its service is told by */
 	IMAGE_COMMON_NUMBERS,
 	IMAGE_UP = 32, /* WAY_NUMBERS of them */
 	IMAGE_DOWN = 48,
@@ -84,7 +85,8 @@ enum image_flag {
 	IMAGE_HAS_ORIGIN = 1 << 16,    /* IMAGE_DESTINATION and IMAGE_TLVS are from that */
 	IMAGE_WANTS_DETAILS = 1 << 17, /* from behind a mount: a list in the form for tools */
 	IMAGE_IS_COUNTED = 1 << 18,    /* by the service's own max-sessions */
-	IMAGE_FLAGS_ALL = (1 << 19) - 1,
+	IMAGE_IS_FRONT = 1 << 19,      /* it has named no client of its own */
+	IMAGE_FLAGS_ALL = (1 << 20) - 1,
 };
 
 enum image_text {
