@@ -75,7 +75,55 @@ static int find_user(const char *name, uid_t *uid, gid_t *gid, char login[static
 	return 0;
 }
 
-int sandbox_become_user(const char *name)
+#define CAPABILITY(number) (UINT64_C(1) << (number))
+#define CAPABILITIES_MAX 64
+/* What a router of root's is for: to read what is linked, and to connect to other users' sockets. */
+#define CAPABILITIES_OF_ROOT (CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_DAC_READ_SEARCH))
+
+static uint64_t lease_if(bool takes_leases)
+{
+	return takes_leases ? CAPABILITY(CAP_LEASE) : 0;
+}
+
+/* Gives up all but those, and keeps them over execve(2): as ambient ones, for who is not root. What is ambient and not
+ * inheritable any more, the kernel takes away by itself. */
+static int capabilities_limit(uint64_t kept)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct before[_LINUX_CAPABILITY_U32S_3], sets[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &header, before) != 0)
+		return -errno;
+	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
+		sets[i].permitted = before[i].permitted & (uint32_t)(kept >> (32 * i));
+		sets[i].effective = sets[i].permitted;
+		sets[i].inheritable = sets[i].permitted;
+	}
+	/* A service manager that gave no others may forbid the call as well. */
+	if (memcmp(sets, before, sizeof(sets)) != 0 && syscall(SYS_capset, &header, sets) != 0)
+		return -errno;
+	for (unsigned i = 0; i < CAPABILITIES_MAX; i++) {
+		if (kept >> i & 1)
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0);
+	}
+	return 0;
+}
+
+/* All that root has would go with its number, so it is kept until capabilities_limit(). */
+static int change_user(uid_t uid, gid_t gid, uint64_t kept)
+{
+	int r;
+
+	prctl(PR_SET_KEEPCAPS, kept != 0, 0, 0, 0);
+	if (setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
+		return -errno;
+	prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
+	r = uid == 0 ? 0 : capabilities_limit(kept);
+	/* It must not be possible to go back. */
+	return r == 0 && uid != 0 && setuid(0) == 0 ? -EPERM : r;
+}
+
+int sandbox_become_user(const char *name, bool takes_leases)
 {
 	char text[128], login[64], *colon;
 	uid_t uid;
@@ -97,10 +145,7 @@ int sandbox_become_user(const char *name)
 		return 0;
 	if (login[0] ? initgroups(login, gid) : setgroups(0, NULL))
 		return -errno;
-	if (setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
-		return -errno;
-	/* It must not be possible to go back. */
-	return uid != 0 && setuid(0) == 0 ? -EPERM : 0;
+	return change_user(uid, gid, lease_if(takes_leases));
 }
 
 int sandbox_keep_privileges(void)
@@ -108,33 +153,16 @@ int sandbox_keep_privileges(void)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
 }
 
-/* What a router of root's is for: to read what is linked, and to connect to other users' sockets. */
-#define CAPABILITIES_KEPT ((UINT64_C(1) << CAP_DAC_OVERRIDE) | (UINT64_C(1) << CAP_DAC_READ_SEARCH))
-#define CAPABILITIES_MAX 64
-
-int sandbox_drop_capabilities(void)
+int sandbox_drop_capabilities(bool takes_leases)
 {
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
-	uint32_t excess = 0;
+	const uint64_t kept = CAPABILITIES_OF_ROOT | lease_if(takes_leases);
 
-	/* Beyond what must succeed: nobody could get these back after no_new_privs. Only root may drop the first. */
+	/* Beyond what must succeed: nobody could get these back after no_new_privs. Only root may drop them. */
 	for (unsigned i = 0; i < CAPABILITIES_MAX; i++) {
-		if (!(CAPABILITIES_KEPT >> i & 1))
+		if (!(kept >> i & 1))
 			prctl(PR_CAPBSET_DROP, i, 0, 0, 0);
 	}
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	if (syscall(SYS_capget, &header, sets) != 0)
-		return -errno;
-	for (unsigned i = 0; i < ARRAY_SIZE(sets); i++) {
-		excess |= sets[i].inheritable |
-			  (sets[i].permitted & ~(uint32_t)(CAPABILITIES_KEPT >> (32 * i)));
-		sets[i].permitted &= (uint32_t)(CAPABILITIES_KEPT >> (32 * i));
-		sets[i].effective = sets[i].permitted;
-		sets[i].inheritable = 0;
-	}
-	/* A service manager that gave none may forbid the call as well. */
-	return excess == 0 || syscall(SYS_capset, &header, sets) == 0 ? 0 : -errno;
+	return capabilities_limit(kept);
 }
 
 /* ---- files (Landlock) -------------------------------------------------------------------------------- */

@@ -39,16 +39,18 @@
 
 /*
  * Becomes that user (NAME or NAME:GROUP, by number too), with the user's own groups alone. For root; whoever is that user
- * already stays as it is, groups included. 0, or a negative errno: -ENOENT no such user or group, -EPERM not permitted.
+ * already stays as it is, groups included. Of root's powers one at most goes along, over execve(2) too: with takes_leases
+ * CAP_LEASE, to take leases (fcntl(2), F_SETLEASE) of other users' files. 0, or a negative errno: -ENOENT no such user or
+ * group, -EPERM not permitted.
  */
-int sandbox_become_user(const char *name);
+int sandbox_become_user(const char *name, bool takes_leases);
 
 /* execve(2) gives no rights any more. 0 or a negative errno. */
 int sandbox_keep_privileges(void);
 
-/* Gives up root's powers but two: to read any file and to connect to any socket that its links lead to. 0 or a
- * negative errno. */
-int sandbox_drop_capabilities(void);
+/* Gives up root's powers, as far as there are any, but two: to read any file and to connect to any socket that its links
+ * lead to; and with takes_leases a third, as above. Those that are left last over execve(2). 0 or a negative errno. */
+int sandbox_drop_capabilities(bool takes_leases);
 
 /*
  * Files can be read as before, but not written, made or removed, save that what is in removable (directories; count of

@@ -66,16 +66,64 @@ static const struct refusal *find_refusal(const char *code)
 	return NULL;
 }
 
-/* The rest of the line: names that are like it, or where to look for one. */
-static void say_nearest(const struct settings *settings, const struct client_list *list)
+static bool has_service(const struct client_list *list, const char *service)
 {
-	struct client_text names[NEAREST_MAX];
-	size_t count = list ? nearest_names(list, settings->service, names) : 0;
+	struct client_list_entry entry;
+	size_t position = 0;
+	size_t length = strlen(service);
+
+	while (client_list_next(list, &position, &entry)) {
+		if (entry.path.length == length && memcmp(entry.path.start, service, length) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The mount in the list that the service would lie in, with its '/'; empty for none. */
+static struct client_text find_mount(const struct client_list *list, const char *service)
+{
+	struct client_list_entry entry;
+	size_t position = 0;
+
+	while (client_list_next(list, &position, &entry)) {
+		if (entry.path.length > 0 && entry.path.start[entry.path.length - 1] == '/' &&
+		    strncmp(entry.path.start, service, entry.path.length) == 0)
+			return entry.path;
+	}
+	return (struct client_text){ "", 0 };
+}
+
+/* What there is, is not known: where to look for it. */
+static void say_where_to_look(const struct settings *settings, struct client_text mount)
+{
 	char text[KAISO_ADDRESS_TEXT_SIZE];
 
+	fprintf(stderr, "; `kaiso ls %s", kaiso_address_format(&settings->address, text));
+	if (mount.length > 0) {
+		fputs(" '", stderr);
+		text_write_visible(stderr, mount.start, mount.length);
+		fputc('\'', stderr);
+	}
+	fputs("` lists what there is\n", stderr);
+}
+
+/* The rest of the line: names that are like it, or where to look for one. list: NULL when it could not be had. */
+static void say_nearest(const struct settings *settings, const struct client_list *list)
+{
+	struct client_text names[NEAREST_MAX], mount = { "", 0 };
+	size_t count = 0;
+
+	if (list && has_service(list, settings->service)) {
+		fputs("; it is in the list, but leads to another router, which has no such service\n",
+		      stderr);
+		return;
+	}
+	if (list)
+		mount = find_mount(list, settings->service);
+	if (list && mount.length == 0)
+		count = nearest_names(list, settings->service, names);
 	if (count == 0)
-		fprintf(stderr, "; `kaiso ls %s` lists what there is\n",
-			kaiso_address_format(&settings->address, text));
+		say_where_to_look(settings, mount);
 	else
 		nearest_write(stderr, names, count);
 }
@@ -131,19 +179,6 @@ static int say_refusal(const struct settings *settings, const struct client *cli
 	return refusal ? refusal->status : EXIT_UNAVAILABLE;
 }
 
-static bool has_service(const struct client_list *list, const char *service)
-{
-	struct client_list_entry entry;
-	size_t position = 0;
-	size_t length = strlen(service);
-
-	while (client_list_next(list, &position, &entry)) {
-		if (entry.path.length == length && memcmp(entry.path.start, service, length) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* A silent router ended the connection and not a byte had come: a service with nothing to say, or none?
  * The exit status after a line on standard error; 0, and not a word, when nothing speaks against the
  * former. */
@@ -161,7 +196,8 @@ static int explain_silence(const struct settings *settings)
 
 		client_words_say_failure(TOOL, &client, r);
 		status = EXIT_UNAVAILABLE;
-	} else if (r == 0 && !has_service(&list, settings->service)) {
+	} else if (r == 0 && !has_service(&list, settings->service) &&
+		   find_mount(&list, settings->service).length == 0) {
 		status = say_not_found(settings, "it is not in the router's list", &list);
 	}
 	client_list_deinit(&list);

@@ -68,6 +68,8 @@ static size_t judge(struct client_text wanted, struct client_text path)
 	size_t limit = MAX(wanted.length / 3, (size_t)1);
 	size_t slips;
 
+	if (path.length > 0 && path.start[path.length - 1] == '/')
+		path.length--; /* a mount: its '/' is no part of the name */
 	if (path.length > LENGTH_MAX)
 		return SIZE_MAX;
 	if (is_equal(last_component(wanted), last_component(path)))

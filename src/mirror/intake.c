@@ -40,7 +40,7 @@ static bool path_of(const struct intake *intake, const struct etcd_pair *pair, s
 	return true;
 }
 
-static bool is_options(struct etcd_bytes path)
+bool intake_is_options(struct etcd_bytes path)
 {
 	size_t length = strlen(DIRECTORY_OPTIONS);
 
@@ -69,7 +69,7 @@ static void check_value(struct intake *intake, const struct etcd_pair *pair, str
 	char reason[sizeof(error.reason) + 32];
 	int r;
 
-	if (is_options(path)) {
+	if (intake_is_options(path)) {
 		r = check_options(text, 1, &error);
 	} else {
 		r = description_parse(text.start, text.length, &description, &error);
@@ -82,6 +82,18 @@ static void check_value(struct intake *intake, const struct etcd_pair *pair, str
 	warn(intake, "invalid description", pair, reason);
 }
 
+/* Options that cannot be had must not be no options, which might let clients in: this is none that a router accepts, so it
+ * lets nobody in. */
+static const struct etcd_bytes no_options = { "too-long\n", sizeof("too-long\n") - 1 };
+
+static struct etcd_bytes value_of(struct intake *intake, const struct etcd_pair *pair, struct etcd_bytes path)
+{
+	if (!intake_is_options(path) || pair->value.length <= DESCRIPTION_SIZE_MAX)
+		return pair->value;
+	warn(intake, "invalid description", pair, "too long: nobody is let in");
+	return no_options;
+}
+
 /* Why a key cannot be a file; NULL when it can. */
 static const char *refusal(const struct etcd_pair *pair, struct etcd_bytes path)
 {
@@ -91,7 +103,7 @@ static const char *refusal(const struct etcd_pair *pair, struct etcd_bytes path)
 		return "behind the prefix it begins with a slash: should the prefix end with it?";
 	if (verdict != PATH_OK)
 		return path_verdict_text(verdict);
-	if (pair->value.length > DESCRIPTION_SIZE_MAX)
+	if (pair->value.length > DESCRIPTION_SIZE_MAX && !intake_is_options(path))
 		return "its value is too long for a description";
 	return NULL;
 }
@@ -119,20 +131,22 @@ static void warn_if_hidden(struct intake *intake, const struct model *model, con
 	}
 }
 
-/* 1: it is in the model, or there was no room for it; 0: it is refused; -ENOMEM. */
+/* 1: it is in the model, or there was no room for it; 0: it is refused; -ENOMEM; -ENOSPC. */
 static int take_put(struct intake *intake, struct model *model, const struct etcd_pair *pair,
 		    struct etcd_bytes path, bool *is_left_out)
 {
 	const char *reason = refusal(pair, path);
+	struct etcd_bytes value;
 	int r;
 
 	if (reason) {
 		warn(intake, "not mirrored", pair, reason);
 		return 0;
 	}
-	r = model_put(model, path.start, path.length, pair->value.start, pair->value.length);
-	*is_left_out = r == -ENOSPC;
-	if (*is_left_out)
+	value = value_of(intake, pair, path);
+	r = model_put(model, path.start, path.length, value.start, value.length);
+	*is_left_out = r == -ENOSPC && !intake_is_options(path);
+	if (r == -ENOSPC)
 		warn(intake, "not mirrored", pair,
 		     "there are too many services, or they take too much memory");
 	if (r < 0)

@@ -21,9 +21,13 @@ struct intake {
 
 /*
  * Takes what a pair says. 1: the model may be different at and above *path, which lies in the pair's key; 0: it is not;
- * -ENOMEM. *is_left_out: it is not in the model, for want of room there.
+ * -ENOMEM; -ENOSPC, there was no room for the options of a directory, and without them what is below may be open to
+ * anybody: the model is not to be used. *is_left_out: it is not in the model, for want of room there.
  */
 int intake_pair(struct intake *intake, struct model *model, const struct etcd_pair *pair,
 		struct etcd_bytes *path, bool *is_left_out);
+
+/* Is it the path of a directory's options? */
+bool intake_is_options(struct etcd_bytes path);
 
 #endif

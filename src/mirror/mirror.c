@@ -58,6 +58,18 @@ struct mirror {
 	bool is_away;           /* etcd, and the log says so */
 	bool is_ready;
 	struct log_limiter limiter;
+	struct change *changes; /* that are in the model and not settled yet */
+	size_t change_count;
+	size_t change_capacity;
+};
+
+/* What a line of a watch changes. */
+struct change {
+	char *path; /* on the heap */
+	size_t length;
+	uint64_t revision;
+	bool is_deleted;
+	bool is_left_out;
 };
 
 /* Where all keys are read to. */
@@ -149,19 +161,78 @@ static int read_all(struct mirror *mirror)
 
 /* ---- watching ------------------------------------------------------------------------------------ */
 
-static void log_change(struct mirror *mirror, const struct etcd_pair *pair, struct etcd_bytes path)
+static void log_change(struct mirror *mirror, const struct change *change)
 {
 	struct log_line line;
 	uint32_t suppressed;
 
-	if (!log_limiter_pass(&mirror->limiter, clock_now_ms(), &suppressed))
+	if (change->is_left_out || !log_limiter_pass(&mirror->limiter, clock_now_ms(), &suppressed))
 		return;
-	log_begin(&line, LOG_LEVEL_INFO, pair->is_deleted ? "removed" : "written");
-	log_add_bytes(&line, "service", path.start, path.length);
-	log_add_number(&line, "revision", pair->revision);
+	log_begin(&line, LOG_LEVEL_INFO, change->is_deleted ? "removed" : "written");
+	log_add_bytes(&line, "service", change->path, change->length);
+	log_add_number(&line, "revision", change->revision);
 	if (suppressed > 0)
 		log_add_number(&line, "suppressed", suppressed);
 	log_end(&line);
+}
+
+static bool make_room(struct mirror *mirror)
+{
+	size_t capacity = MAX(2 * mirror->change_capacity, (size_t)16);
+	struct change *changes;
+
+	if (mirror->change_count < mirror->change_capacity)
+		return true;
+	changes = reallocarray(mirror->changes, capacity, sizeof(*changes));
+	if (!changes)
+		return false;
+	mirror->changes = changes;
+	mirror->change_capacity = capacity;
+	return true;
+}
+
+static int remember_change(struct mirror *mirror, const struct etcd_pair *pair, struct etcd_bytes path,
+			   bool is_left_out)
+{
+	struct change change = { .path = strndup(path.start, path.length),
+				 .length = path.length,
+				 .revision = pair->revision,
+				 .is_deleted = pair->is_deleted,
+				 .is_left_out = is_left_out };
+
+	if (!change.path || !make_room(mirror)) {
+		free(change.path);
+		return -ENOMEM;
+	}
+	mirror->changes[mirror->change_count++] = change;
+	return 0;
+}
+
+static void forget_changes(struct mirror *mirror)
+{
+	for (size_t i = 0; i < mirror->change_count; i++)
+		free(mirror->changes[i].path);
+	free(STEAL_PTR(mirror->changes));
+	mirror->change_count = mirror->change_capacity = 0;
+}
+
+/* Options that are put come before what they are for: the model has them, and the tree looks to that. Options that are
+ * removed have to come behind it. */
+static void settle_changes(struct mirror *mirror)
+{
+	mirror->tree.is_quiet = false;
+	for (int pass = 0; pass < 2; pass++) {
+		for (size_t i = 0; i < mirror->change_count; i++) {
+			const struct change *change = &mirror->changes[i];
+
+			if (intake_is_options((struct etcd_bytes){ change->path, change->length }) !=
+			    (pass == 1))
+				continue;
+			tree_settle(&mirror->tree, &mirror->model, change->path, change->length);
+			log_change(mirror, change);
+		}
+	}
+	forget_changes(mirror);
 }
 
 static int watch_pair(const struct etcd_pair *pair, void *context)
@@ -173,13 +244,9 @@ static int watch_pair(const struct etcd_pair *pair, void *context)
 
 	if (r <= 0)
 		return r;
-	mirror->tree.is_quiet = false;
-	tree_settle(&mirror->tree, &mirror->model, path.start, path.length);
 	if (is_left_out && mirror->reread_ms == 0)
 		mirror->reread_ms = clock_now_ms() + REREAD_MS;
-	if (!is_left_out)
-		log_change(mirror, pair, path);
-	return 0;
+	return remember_change(mirror, pair, path, is_left_out);
 }
 
 static void log_check(const struct mirror *mirror, bool was_equal, uint64_t written, uint64_t removed)
@@ -200,8 +267,8 @@ static bool is_check_due(const struct mirror *mirror)
 {
 	uint64_t every_ms = mirror->options->check_ms;
 
-	/* Before all was read there is nothing to be equal to. */
-	if (!mirror->is_ready)
+	/* While all is yet to be read there is nothing to be equal to. */
+	if (mirror->revision == 0)
 		return false;
 	if (!mirror->tree.is_equal)
 		every_ms = every_ms > 0 ? MIN(every_ms, (uint64_t)RETRY_MS) : RETRY_MS;
@@ -248,6 +315,7 @@ static int watch_report(const struct etcd_report *report, void *context)
 {
 	struct mirror *mirror = context;
 
+	settle_changes(mirror);
 	if (report->is_created) {
 		mirror->is_begun = true;
 		/* Another store: nothing that is known of it holds. */
@@ -275,6 +343,9 @@ static int watch(struct mirror *mirror)
 	mirror->is_begun = false;
 	r = etcd_watch(mirror->etcd, mirror->intake.prefix, mirror->revision + 1, watch_pair, watch_report,
 		       mirror);
+	forget_changes(mirror); /* of a line that was cut off: they come again */
+	if (r == -ENOSPC)
+		mirror->revision = 0;
 	if (r == -ETIMEDOUT && mirror->is_begun)
 		r = is_reread_due(mirror) ? -ESTALE : 0;
 	if (r != -ESTALE)
@@ -286,12 +357,17 @@ static int watch(struct mirror *mirror)
 
 /* ---- the whole ----------------------------------------------------------------------------------- */
 
-static void log_away(struct mirror *mirror)
+static void log_away(struct mirror *mirror, int error)
 {
 	struct log_line line;
 	/* A round over all members is told once. */
 	bool is_told = mirror->failures > mirror->options->etcd.endpoint_count;
 
+	if (error == -ENOSPC) {
+		log_message(is_told ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
+			    "there is no room for the options of a directory: all stays as it is");
+		return;
+	}
 	mirror->is_away = true;
 	log_begin(&line, is_told ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING, "etcd is away");
 	log_add_string(&line, "endpoint", etcd_endpoint(mirror->etcd));
@@ -315,12 +391,12 @@ static uint64_t pause_ms(const struct mirror *mirror)
 }
 
 /* Goes on to the next member, after a pause. 0, or -ECANCELED. */
-static int try_elsewhere(struct mirror *mirror)
+static int try_elsewhere(struct mirror *mirror, int error)
 {
 	struct pollfd stop = { .fd = mirror->options->etcd.stop_fd, .events = POLLIN };
 
 	mirror->failures++;
-	log_away(mirror);
+	log_away(mirror, error);
 	etcd_next_endpoint(mirror->etcd);
 	return poll(&stop, 1, (int)pause_ms(mirror)) > 0 ? -ECANCELED : 0;
 }
@@ -340,7 +416,7 @@ static int step(struct mirror *mirror)
 
 static bool is_failure_of_etcd(int r)
 {
-	return r == -EIO || r == -ETIMEDOUT || r == -ESTALE;
+	return r == -EIO || r == -ETIMEDOUT || r == -ESTALE || r == -ENOSPC;
 }
 
 /* Each member is asked once. */
@@ -352,7 +428,7 @@ static int run_once(struct mirror *mirror)
 		r = step(mirror);
 		if (is_failure_of_etcd(r)) {
 			mirror->failures++;
-			log_away(mirror);
+			log_away(mirror, r);
 			etcd_next_endpoint(mirror->etcd);
 		}
 	} while (is_failure_of_etcd(r) && mirror->failures < mirror->options->etcd.endpoint_count);
@@ -366,7 +442,7 @@ static int run(struct mirror *mirror)
 	do {
 		r = step(mirror);
 		if (is_failure_of_etcd(r))
-			r = try_elsewhere(mirror);
+			r = try_elsewhere(mirror, r);
 	} while (r == 0);
 	return r;
 }

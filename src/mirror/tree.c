@@ -3,6 +3,9 @@
  * is settled by going down to the first name that is no directory, the whole by walking over what lies
  * in each directory and then over what the model has besides.
  *
+ * The options of a directory (DIRECTORY_OPTIONS) come first and go last: they may keep clients out of what is below, which
+ * must not be there for a moment without them.
+ *
  * Between the look at a name and the rename over it a program of this host may make a socket there, and would lose it.
  * Names that a mirror has are not for others.
  */
@@ -89,9 +92,14 @@ static void problem_errno(struct place *place)
 
 /* ---- one entry ----------------------------------------------------------------------------------- */
 
+static bool is_options(const char *name)
+{
+	return strcmp(name, DIRECTORY_OPTIONS) == 0;
+}
+
 static bool is_ours(const char *name)
 {
-	return name[0] != '.' || strcmp(name, DIRECTORY_OPTIONS) == 0;
+	return name[0] != '.' || is_options(name);
 }
 
 /* What lies there: the type bits of its mode; 0 for nothing, and when it cannot be seen, which is told. */
@@ -267,6 +275,29 @@ static void settle_entry(struct place *place, int directory_fd, const char *name
 	place_leave(place, before);
 }
 
+/* Before anything else in a directory: they may say who is kept out of the rest. False when they cannot be had: then
+ * nothing is changed there. */
+static bool put_options(struct place *place, int fd, struct model_node *node)
+{
+	struct model_node *options =
+		model_child(place->model, node, DIRECTORY_OPTIONS, strlen(DIRECTORY_OPTIONS));
+	uint64_t problems = place->tree->problems;
+
+	if (model_kind(options) == MODEL_FILE)
+		settle_entry(place, fd, DIRECTORY_OPTIONS, options);
+	return place->tree->problems == problems;
+}
+
+/* And behind everything else. */
+static void remove_options(struct place *place, int fd, struct model_node *node)
+{
+	struct model_node *options =
+		model_child(place->model, node, DIRECTORY_OPTIONS, strlen(DIRECTORY_OPTIONS));
+
+	if (model_kind(options) == MODEL_NOTHING)
+		settle_entry(place, fd, DIRECTORY_OPTIONS, NULL);
+}
+
 /* ---- all of it ----------------------------------------------------------------------------------- */
 
 /* A stream over the directory, which leaves the caller's descriptor alone. */
@@ -301,7 +332,8 @@ static void settle_found(struct place *place, int fd, const char *name, struct m
 	child = model_child(place->model, node, name, strlen(name));
 	if (child)
 		child->mark = place->tree->walk;
-	settle_entry(place, fd, name, child);
+	if (!is_options(name))
+		settle_entry(place, fd, name, child);
 }
 
 /* What is renamed meanwhile may be met twice, and is then equal. */
@@ -327,7 +359,7 @@ static void settle_missing(struct place *place, int fd, struct model_node *node)
 	     one = one->next) {
 		struct model_node *child = CONTAINER_OF(one, struct model_node, siblings);
 
-		if (child->mark != place->tree->walk)
+		if (child->mark != place->tree->walk && !is_options(child->name))
 			settle_entry(place, fd, child->name, child);
 	}
 }
@@ -335,12 +367,14 @@ static void settle_missing(struct place *place, int fd, struct model_node *node)
 /* node: NULL when there is to be nothing. */
 static void settle_directory(struct place *place, int fd, struct model_node *node)
 {
-	if (place->depth == DEPTH_MAX)
+	if (place->depth == DEPTH_MAX || !put_options(place, fd, node))
 		return;
 	place->depth++;
 	settle_all_found(place, fd, node);
 	if (node)
 		settle_missing(place, fd, node);
+	if (!place->is_stopped)
+		remove_options(place, fd, node);
 	place->depth--;
 }
 
@@ -370,7 +404,7 @@ void tree_settle(struct tree *tree, const struct model *model, const char *path,
 
 	if (fd < 0)
 		problem_errno(&place);
-	while (fd >= 0 && path < end) {
+	while (fd >= 0 && path < end && put_options(&place, fd, node)) {
 		const char *slash = memchr(path, '/', (size_t)(end - path));
 		size_t length = (size_t)((slash ? slash : end) - path);
 		int below_fd;

@@ -169,6 +169,7 @@ static bool attempt_next_host(struct attempt *attempt)
 	backend_unref(attempt->host);
 	attempt->host_next++;
 	attempt->host = attempt_backend_of(attempt, attempt_host(attempt));
+	attempt->is_trying = true;
 	return true;
 }
 
@@ -201,9 +202,10 @@ static bool error_is_not_its(int error)
 	       error == -ENOBUFS;
 }
 
+/* What was reached has been judged, though it did not help. */
 static void attempt_judge(const struct attempt *attempt, struct backend *backend, int error, uint64_t now_ms)
 {
-	if (!backend)
+	if (!backend || !attempt->is_trying)
 		return;
 	if (error_is_not_its(error))
 		backend_untried(backend, attempt->client);

@@ -844,6 +844,16 @@ static int look_open(struct look *look)
 	return r;
 }
 
+/* Where a problem lies in a mount, its file has not the path's name. */
+static void look_name_file(struct look *look)
+{
+	char *file = look->problem->file;
+
+	if (file[0] == '\0' && look->file_length > 0 && look->file_length < look->length)
+		snprintf(file, POLICY_FILE_SIZE, "%s/%.*s", look->catalog->services, (int)look->file_length,
+			 look->path);
+}
+
 int catalog_open(struct catalog *catalog, const char *path, size_t length, const union addr *client,
 		 struct service **service, int *connection, struct catalog_problem *problem)
 {
@@ -862,6 +872,7 @@ int catalog_open(struct catalog *catalog, const char *path, size_t length, const
 	r = look_open(&look);
 	if (r == 0)
 		return 0;
+	look_name_file(&look);
 	if (*connection >= 0)
 		close(*connection);
 	service_unref(*service);

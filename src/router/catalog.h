@@ -55,7 +55,7 @@ struct target {
 	uint16_t port; /* TCP, KAISO, MOUNT */
 	uint16_t knock_port;      /* PASSFD, 0 for none */
 	union addr address;       /* TCP, KAISO, MOUNT with a numeric host; else its family is AF_UNSPEC */
-	uint64_t plain_until_ms;  /* KAISO, exposed: it did not know ".kaiso/open"; not asked again before */
+	uint64_t plain_until_ms;  /* that router did not know ".kaiso/open"; not asked again before */
 	struct receiver receiver; /* PASSFD */
 	struct turn turn;         /* PASSFD with a knock: taken by one session at a time */
 	struct backend *backend;  /* how it is doing; NULL where there is no other */

@@ -11,9 +11,16 @@
 #include "base/sandbox.h"
 #include "router/upgrade.h"
 
-static int confine_user(const char *user)
+/* To see whether somebody is writing what is read (router/policy.h). */
+static bool takes_leases(const struct router_options *options)
 {
-	int r = sandbox_become_user(user);
+	return options->services != NULL;
+}
+
+static int confine_user(const struct router_options *options)
+{
+	const char *user = options->user;
+	int r = sandbox_become_user(user, takes_leases(options));
 
 	if (r == -ENOENT)
 		log_message(LOG_LEVEL_ERROR, "cannot become user '%.128s': no such user or group", user);
@@ -83,13 +90,14 @@ static void check_landlock(int version)
 }
 
 /* Around that of an older version, if that is where the process is. */
-static void confine_process(const struct listen_set *listeners, const struct listen_set *control)
+static void confine_process(const struct router_options *options, const struct listen_set *listeners,
+			    const struct listen_set *control)
 {
 	int files;
 	bool has_files, has_calls;
 
 	check_part("no_new_privs", sandbox_keep_privileges());
-	check_part("a limit to root's powers", sandbox_drop_capabilities());
+	check_part("a limit to root's powers", sandbox_drop_capabilities(takes_leases(options)));
 	files = confine_files(listeners, control);
 	has_files = check_part("Landlock", files);
 	if (has_files)
@@ -105,13 +113,13 @@ int confine(const struct router_options *options, const struct listen_set *liste
 	    const struct listen_set *control)
 {
 	/* Who takes over is that user already, and may not be able to look it up from inside. */
-	int r = options->user && upgrade_role() != UPGRADE_TAKES ? confine_user(options->user) : 0;
+	int r = options->user && upgrade_role() != UPGRADE_TAKES ? confine_user(options) : 0;
 
 	if (r < 0)
 		return r;
 	if (!options->has_sandbox)
 		log_message(LOG_LEVEL_WARNING, "there is no sandbox: --no-sandbox turned it off");
 	else if (upgrade_sandbox() < SANDBOX_REVISION)
-		confine_process(listeners, control);
+		confine_process(options, listeners, control);
 	return 0;
 }

@@ -1006,6 +1006,7 @@ static enum step on_dial(struct session *session)
 
 static void session_leave_turn(struct session *session);
 static void session_keep_client(struct session *session);
+static void session_leave_verdict(struct session *session);
 
 /* All have been tried, and one had no room. When to try again; 0: not any more. */
 static uint64_t session_next_round_ms(const struct session *session)
@@ -1030,6 +1031,8 @@ static bool session_tries_another(struct session *session, int error)
 		return false;
 	if (session->state == SESSION_HANDOVER)
 		session->dial = NULL;
+	if (session->state == SESSION_VERDICT)
+		session_leave_verdict(session);
 	session_drop_backend(session);
 	session_leave_turn(session);
 	session_keep_client(session);
@@ -1129,16 +1132,16 @@ static void session_on_dialled(struct dial *dial, int result)
 
 /* ---- VERDICT --------------------------------------------------------------------------------------- */
 
-/* A list, or a path that leaves no room for the word, is asked for as ever; so is everything of a router that
- * closed the connection on the word a short time ago. */
+/* Of the next router, for whom the client of this one wants one. A list, or a path that leaves no room for the word, is
+ * asked for as ever; so is everything of a router that closed the connection on the word a short time ago. */
 static bool session_asks_for_verdict(const struct session *session)
 {
-	const struct service *service = session->service;
+	const struct target *target = session_target(session);
+	const size_t length = strlen(target->remote);
 
-	return session->is_exposed && service->path_length > 0 &&
-	       service->path_length <= REQUEST_LINE_MAX - strlen(VERDICT_WORD "\r\n") &&
-	       service->path[service->path_length - 1] != '/' &&
-	       session->worker->loop.now_ms >= session_target(session)->plain_until_ms;
+	return target->asks && (session->is_exposed || session->wants_verdict) && length > 0 &&
+	       length <= REQUEST_LINE_MAX - strlen(VERDICT_WORD "\r\n") &&
+	       target->remote[length - 1] != '/' && session->worker->loop.now_ms >= target->plain_until_ms;
 }
 
 /* Which version of the PROXY protocol the target speaks, if any: its first bytes say whose connection it is. */
@@ -1169,6 +1172,16 @@ static int session_write_header(const struct session *session, char *bytes, size
 				  origin ? origin->tlvs : NULL, origin ? origin->tlv_length : 0, bytes, size);
 }
 
+/* Of the time to connect, what the target may have from now on. */
+static uint64_t session_target_deadline(const struct session *session)
+{
+	const struct attempt *attempt = session_attempt(session);
+	const uint64_t deadline_ms = session_connect_deadline(session);
+
+	return attempt ? MIN(attempt_deadline_ms(attempt, session->worker->loop.now_ms), deadline_ms) :
+			 deadline_ms;
+}
+
 static enum step session_enter_verdict(struct session *session)
 {
 	char bytes[PROXY_HEADER_MAX + REQUEST_LINE_MAX + 1];
@@ -1182,22 +1195,58 @@ static enum step session_enter_verdict(struct session *session)
 	/* Into the empty buffer of a new connection: it fits, or the connection is broken. */
 	if (send(session->backend.fd, bytes, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length)
 		return session_ask_plainly(session);
-	session_set_deadline(session, session_connect_timeout_ms(session));
+	session_set_deadline_at(session, session_target_deadline(session));
 	return STEP_NEXT;
+}
+
+/* Nothing of the connection to that router is left. */
+static void session_leave_verdict(struct session *session)
+{
+	loop_timer_cancel(&session->worker->loop, &session->timer);
+	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
+	session_drop_backend(session);
+	relay_way_init(&session->down, false);
+	session->is_backend_gone = false;
 }
 
 /* The router closed the connection on a word that it does not know: again, without. */
 static enum step session_ask_plainly(struct session *session)
 {
-	struct loop *loop = &session->worker->loop;
+	session_target(session)->plain_until_ms = session->worker->loop.now_ms + VERDICT_ASK_AGAIN_MS;
+	session_leave_verdict(session);
+	return session_dial_host(session, session_target_deadline(session));
+}
 
-	session_target(session)->plain_until_ms = loop->now_ms + VERDICT_ASK_AGAIN_MS;
-	loop_timer_cancel(loop, &session->timer);
-	chains_remove(&session->worker->shared->chains, STEAL_PTR(session->chain));
-	session_drop_backend(session);
-	relay_way_init(&session->down, false);
-	session->is_backend_gone = false;
-	return session_dial_host(session, session_connect_deadline(session));
+static void session_has_reached(struct session *session);
+
+/* Of a service that another router may still have: a negative errno; 0 for what is said for all of them. */
+static int refusal_error(enum reply_code code)
+{
+	switch (code) {
+	case REPLY_UNAVAILABLE:
+		return -ECONNREFUSED;
+	case REPLY_TIMEOUT:
+		return -ETIMEDOUT;
+	case REPLY_LIMIT:
+		return -ENOBUFS;
+	case REPLY_NOT_FOUND:
+	case REPLY_DENIED:
+	case REPLY_INVALID:
+	case REPLY_LOOP:
+		break;
+	}
+	return 0;
+}
+
+/* The router is well, whatever is with its service: it must not be left out for the clients of others. */
+static enum step session_take_refusal(struct session *session, enum reply_code code)
+{
+	const int error = refusal_error(code);
+
+	session_has_reached(session);
+	if (error != 0 && session_tries_another(session, error))
+		return STEP_NEXT;
+	return session_refuse(session, session_reason_from_reply(code));
 }
 
 static enum step session_take_verdict(struct session *session, const char *line, size_t length)
@@ -1210,7 +1259,7 @@ static enum step session_take_verdict(struct session *session, const char *line,
 		session->has_verdict = true;
 		return session_enter_relay(session);
 	case 1:
-		return session_refuse(session, session_reason_from_reply(code));
+		return session_take_refusal(session, code);
 	default:
 		return session_fail(session, -EPROTO);
 	}
@@ -1254,10 +1303,7 @@ static void session_has_reached(struct session *session)
 
 static enum step session_enter_handover(struct session *session)
 {
-	const struct attempt *attempt = session_attempt(session);
-
-	session->handover_deadline_ms = attempt ? attempt_deadline_ms(attempt, session->worker->loop.now_ms) :
-						  session_connect_deadline(session);
+	session->handover_deadline_ms = session_target_deadline(session);
 	session_enter(session, SESSION_HANDOVER);
 	return STEP_NEXT;
 }
@@ -1789,6 +1835,7 @@ static void session_on_timer(struct loop_timer *timer)
 		break;
 	case SESSION_VERDICT:
 		session_fail(session, -ETIMEDOUT);
+		session_run(session);
 		break;
 	case SESSION_RELAY:
 		if (session->is_resetting)

@@ -5,11 +5,13 @@
  *            |                                        |
  *   accept --> REQUEST <------------------------------+
  *            |
- *            +-- a service --> LOOKUP --> DIAL --> RELAY -----> ENDED     (exposed: accept --> DIAL --> VERDICT --> RELAY)
+ *            +-- a service --> LOOKUP --> DIAL --> RELAY -----> ENDED     (exposed: accept --> DIAL)
  *                                 |         |
  *                                 |         +----> HANDOVER --> ENDED
  *                                 |                  |  ^
  *                                 +-- (no waiting) --+  +-- DIAL (receiver, knock)
+ *
+ * Where a router is asked for a verdict: DIAL --> VERDICT --> RELAY.
  *
  * State     What is valid                            Deadline          Left for
  * REQUEST   client                                   request timeout   REPLY, LOOKUP, ENDED
@@ -18,12 +20,12 @@
  * LOOKUP    client, the path in worker->request      none: no waiting  DIAL, RELAY, HANDOVER, REPLY, ENDED,
  *                                                                      REQUEST (a file is being written)
  * DIAL      client, service, dial (or extra->query)  connect timeout   VERDICT, RELAY, HANDOVER, REPLY, ENDED
- * VERDICT   client, service, backend                 connect timeout   DIAL, RELAY, ENDED
+ * VERDICT   client, service, backend                 connect timeout   DIAL, RELAY, REPLY, ENDED
  * HANDOVER  client, service, perhaps backend         connect timeout   DIAL, REPLY, ENDED
  * RELAY     client, service, backend, up, down       idle timeout      ENDED
  * ENDED     nothing is to be used; freed when the current events are dealt with
  *
- * Where a service has several targets, each failure in DIAL or HANDOVER leads back to DIAL, for the next of them
+ * Where a service has several targets, each failure in DIAL, VERDICT or HANDOVER leads back to DIAL, for the next of them
  * (attempt.h).
  *
  * REPLY after a refusal (`.kaiso/open`) goes to ENDED once the reply is sent.
@@ -91,7 +93,7 @@ struct session {
 	uint64_t has_listed : 1;
 	uint64_t is_client_lost : 1;  /* an error event: the client was reset */
 	uint64_t is_backend_gone : 1; /* a hang-up: the service reads no more, or all is closed */
-	uint64_t has_verdict : 1;     /* exposed: the other router has opened the service already */
+	uint64_t has_verdict : 1;     /* the next router has said that it has opened the service */
 	uint64_t is_exposed : 1;      /* the listener said which service */
 	uint64_t is_knocking : 1;     /* DIAL: to the knock port */
 	uint64_t has_knocked : 1;

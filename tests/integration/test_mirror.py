@@ -83,7 +83,8 @@ def test_puts_changes_and_deletes(etcd, prefix, new_mirror):
     wait_until(lambda: not os.path.exists(mirror.path("new")), "the directories to go with their last file")
     etcd.delete_all(prefix)
     mirror.wait_contents({})
-    assert mirror.log.find(msg="removed", service="web") and mirror.log.find(msg="written", service="new/deep/er")
+    mirror.wait_log(msg="removed", service="web")
+    mirror.wait_log(msg="written", service="new/deep/er")
 
 
 def test_its_services_are_served(etcd, prefix, new_mirror, router):
@@ -188,6 +189,35 @@ def test_directory_options_are_mirrored(etcd, prefix, new_mirror):
     line = mirror.wait_log(msg="invalid description", key=prefix + ".kaiso")
     assert line["reason"].startswith("line 1: ")
     assert not mirror.log.find(key=prefix + "a/.kaiso")
+
+
+def test_options_come_first_and_go_last(etcd, prefix, new_mirror, tmp_path):
+    """What is below is never there without them, in whatever order they are put and removed in one transaction."""
+    trace = tmp_path / "trace"
+    etcd.put_many([(prefix + "a/db", "h:1"), (prefix + "a/.kaiso", "deny ::/0\n")])
+    mirror = new_mirror(etcd, wrapper=("strace", "-D", "-f", "-qq", "-e", "trace=renameat,unlinkat", "-o", str(trace)))
+    etcd.put_many([(prefix + "b/db", "h:1"), (prefix + "b/.kaiso", "deny ::/0\n")])
+    mirror.wait_content("b/.kaiso", "deny ::/0\n")
+    mirror.wait_content("b/db", "h:1")
+    for directory in ("b", "a"):
+        etcd.ask("kv/txn", success=[{"request_delete_range": {"key": encoded(f"{prefix}{directory}/{name}")}}
+                                    for name in (".kaiso", "db")])
+    mirror.wait_contents({})
+    mirror.stop()
+    done = re.findall(r'(renameat|unlinkat)\(.*"(db|\.kaiso)"', trace.read_text())
+    assert done == 2 * [("renameat", ".kaiso"), ("renameat", "db")] + 2 * [("unlinkat", "db"), ("unlinkat", ".kaiso")]
+
+
+def test_options_that_do_not_fit_keep_all_as_it_is(etcd, prefix, new_mirror):
+    """No options would be a door that is open."""
+    etcd.put(prefix + "a/.kaiso", "x" * 65537)
+    etcd.put(prefix + "a/db", "h:1")
+    mirror = new_mirror(etcd, "--max-services", "2")
+    assert mirror.contents() == {"a/.kaiso": b"too-long\n", "a/db": b"h:1"}
+    etcd.put(prefix + "b/.kaiso", "deny ::/0\n")
+    mirror.wait_log(msg="there is no room for the options of a directory: all stays as it is")
+    etcd.delete(prefix + "a/db")
+    mirror.wait_contents({"a/.kaiso": "too-long\n", "b/.kaiso": "deny ::/0\n"})
 
 
 def test_descriptions_that_nobody_understands(etcd, prefix, new_mirror, wire):

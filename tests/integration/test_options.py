@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from harness.namespaces import can_lease, public_kaiso, with_leases_alone
 from harness.services import closed_port
-from harness.wait import wait_until
+from harness.wait import IS_SANITIZED, wait_until
 
 
 def served_by(router, path, **where):
@@ -190,6 +191,31 @@ def test_half_written(router):
     with open(router.path(".kaiso"), "wb") as file:
         client = router.open("foo").send(b"x")
         time.sleep(0.1)
+        file.write(b"deny 127.0.0.1\n")
+    client.expect_closed()
+    router.wait_session(client, reason="not-allowed")
+
+
+@pytest.mark.skipif(IS_SANITIZED, reason="about rights, which are the same in every build")
+@pytest.mark.skipif(os.geteuid() != 0 or not can_lease(), reason="only root can lend the right to take leases")
+@pytest.mark.parametrize("who, owner", [("root", 65534), ("nobody", 0), ("as in the unit", 0)])
+def test_a_writer_who_pauses(new_router, who, owner):
+    """For as long as it takes, though the file belongs to somebody else: a half-written one is not believed."""
+    router = new_router(*(["--user", who] if who == "nobody" else []), start=False)
+    router.root.chmod(0o755)
+    router.services.chmod(0o755)
+    if who == "as in the unit":
+        router.wrapper = (*with_leases_alone("--reuid=65534", "--regid=65534", "--clear-groups"),
+                          "/bin/sh", "-c", f"shift; exec '{public_kaiso(router.root)}' \"$@\"", "sh")
+    router.start()
+    router.echo("foo")
+    os.chmod(router.path("foo"), 0o777)
+    router.describe(".kaiso", "deny 127.0.0.1\n")
+    os.chown(router.path(".kaiso"), owner, owner)
+    router.open("foo").expect_closed()
+    with open(router.path(".kaiso"), "wb") as file:
+        client = router.open("foo").send(b"x")
+        time.sleep(0.5)
         file.write(b"deny 127.0.0.1\n")
     client.expect_closed()
     router.wait_session(client, reason="not-allowed")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.exposer import Exposer
+from harness.namespaces import CAP_LEASE, can_lease, public_kaiso, with_leases_alone
 from harness.router import KAISO, run_kaiso
 
 IS_NORMAL = os.environ.get("KAISO_BUILD", "normal") == "normal"
@@ -21,8 +23,8 @@ FORBIDDEN = {errno.EPERM, errno.EACCES}
 # landlock_create_ruleset(2), asked for the version; -1 for none.
 LANDLOCK = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)
 SIGNALS = set() if LANDLOCK >= 6 else {"kill"}  # what gets out
-# To read any file, and to connect to any socket.
-CAPABILITIES_KEPT = 1 << 1 | 1 << 2
+# To read any file, to connect to any socket, and to take leases.
+CAPABILITIES_KEPT = 1 << 1 | 1 << 2 | CAP_LEASE
 
 # Sanitizers make calls of their own, so their builds are without seccomp; the rest holds there too.
 pytestmark = pytest.mark.skipif(not IS_NORMAL, reason="what is tested is the normal build")
@@ -82,8 +84,8 @@ def permitted(results):
 
 def test_no_way_out(new_router, library, tmp_path):
     _, results = try_escapes(new_router, library, tmp_path)
-    assert len(results) == 45
-    assert permitted(results) == {"read"} | SIGNALS, "services may be linked from anywhere"
+    assert len(results) == 46
+    assert permitted(results) == {"read", "lease"} | SIGNALS, "services may be linked from anywhere"
     assert sorted(os.listdir(tmp_path)) == ["below", "file", "program", "victim"]
     assert (tmp_path / "file").read_text() == "content"
 
@@ -99,7 +101,7 @@ def test_the_attempts_are_worth_something(new_router, library, tmp_path):
 def test_what_a_socket_file_costs(new_router, library, tmp_path):
     """Whoever listens on one may remove files where it is, and below: it wants a directory of its own (SECURITY.md)."""
     _, results = try_escapes(new_router, library, tmp_path, listen=(f"unix:{tmp_path}/listener",))
-    assert permitted(results) == {"read", "unlink", "unlink_below"} | SIGNALS
+    assert permitted(results) == {"read", "lease", "unlink", "unlink_below"} | SIGNALS
     assert (tmp_path / "program").exists()
 
 
@@ -114,7 +116,7 @@ WITHOUT_SECCOMP = ["the sandbox is without seccomp: this kernel or build has non
 
 
 # What no filter of system calls can tell from what a router does.
-LANDLOCK_ALONE = {"read", "write_log", "unlink", "unlink_below", "execveat", "kill"}
+LANDLOCK_ALONE = {"read", "lease", "write_log", "unlink", "unlink_below", "execveat", "kill"}
 
 
 @pytest.mark.parametrize("fake, warnings, permissions", [
@@ -150,7 +152,7 @@ def test_an_older_landlock(new_router, library, tmp_path, version, missing):
     router, results = try_escapes(new_router, library, tmp_path, fake=f"version={version}")
     assert warnings_of(router) == ([] if missing is None else [
         f"the sandbox is without a part of Landlock ({missing}): this kernel has its version {version}"])
-    assert permitted(results) == ({"read"} if missing is None else {"read", "kill"})
+    assert permitted(results) == {"read", "lease"} | (set() if missing is None else {"kill"})
 
 
 def test_upgrades_without_seccomp(new_router, library):
@@ -251,16 +253,54 @@ def test_an_upgrade_in_another_directory(new_router, tmp_path, is_sandboxed):
         router.log.wait(msg="upgraded")
 
 
+CAPABILITY_SETS = ("Eff", "Prm", "Inh", "Amb", "Bnd")
+
+
+def capabilities_of(router):
+    status = status_of(router.pid)
+    return {name: int(status[f"Cap{name}"], 16) for name in CAPABILITY_SETS}
+
+
+def leases_alone(router):
+    """Whether it has that capability and no other, and keeps it over execve(2)."""
+    found = capabilities_of(router)
+    return all(found[name] == CAP_LEASE for name in CAPABILITY_SETS if name != "Bnd")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
 def test_root_keeps_little(new_router):
     """It could, once broken into, do what no filter of system calls sees."""
     router = new_router()
+    kept = CAPABILITIES_KEPT & int(status_of("self")["CapEff"], 16)
     for count in range(2):
-        status = status_of(router.pid)
-        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == CAPABILITIES_KEPT
-        assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+        assert capabilities_of(router) == dict.fromkeys(CAPABILITY_SETS, kept)
         router.signal(signal.SIGUSR2)
         router.log.wait(count + 1, msg="upgraded")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not can_lease(), reason="only root can lend the right to take leases")
+def test_a_user_who_may_take_leases(new_router):
+    """As the unit starts it; over upgrades, too."""
+    router = new_router(start=False)
+    router.wrapper = (*with_leases_alone("--reuid=65534", "--regid=65534", "--clear-groups"),
+                      "/bin/sh", "-c", f"shift; exec '{public_kaiso(router.root)}' \"$@\"", "sh")
+    os.chmod(router.services, 0o755)
+    router.start()
+    for count in range(3):
+        assert leases_alone(router)
+        router.signal(signal.SIGUSR2)
+        router.log.wait(count + 1, msg="upgraded")
+    assert leases_alone(router)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+def test_an_exposer_takes_no_leases(new_router):
+    """It reads no descriptions."""
+    router = new_router()
+    for options, kept in (((), CAPABILITIES_KEPT & ~CAP_LEASE), (("--user", "nobody"), 0)):
+        exposer = new_router(router.address, "foo", "127.0.0.1:0", kind=Exposer, options=options)
+        found = capabilities_of(exposer)
+        assert found["Prm"] & ~kept == found["Inh"] & ~kept == found["Amb"] & ~kept == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's socket")
@@ -339,7 +379,7 @@ class TestUser:
         assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
         assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
         assert status["Groups"].split() in ([], [str(nobody.pw_gid)])
-        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+        assert leases_alone(router) == can_lease()
 
     def test_takes_a_low_port_before(self, new_router):
         router = new_router("--user", "nobody", listen=("127.0.0.1:1021",))
@@ -354,6 +394,7 @@ class TestUser:
         router.signal(signal.SIGUSR2)
         router.log.wait(msg="upgraded")
         assert status_of(router.pid)["Uid"].split() == [str(pwd.getpwnam("nobody").pw_uid)] * 4
+        assert leases_alone(router) == can_lease()
 
     @pytest.mark.parametrize("word, words", [
         ("no-such-user", b"no such user or group"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.exposer import Exposer
+from harness.namespaces import can_lease, not_almighty, with_leases_alone
 from harness.router import KAISO, REPOSITORY, clean_environment
 from harness.services import bind_tcp
 from harness.units import SOURCES, Manager, Unit, permitted_calls, unit_path
@@ -78,6 +79,14 @@ def test_services_are_hardened(name):
 
 
 @unit_alone
+def test_the_router_may_take_leases():
+    """And nothing else. The kernel does not count what somebody may in a user namespace."""
+    unit = Unit("kaiso.service")
+    assert unit.all("AmbientCapabilities") == unit.all("CapabilityBoundingSet") == ["CAP_LEASE"]
+    assert unit.all("PrivateUsers") == []
+
+
+@unit_alone
 def test_installed_below_the_prefix(tmp_path):
     """All of it, and the units start what is installed with them; and off again."""
     subprocess.run(
@@ -116,20 +125,27 @@ def named_calls():
     return calls
 
 
+SPARED = {
+    "kaiso.service": {"capset"},  # it is given no capability that would have to be given up
+    "kaiso-expose@.service": {"setpriority"},  # what only the lister calls
+    "user/kaiso-expose@.service": {"setpriority"},
+}
+
+
 @unit_alone
 @pytest.mark.parametrize("name", [*ROUTERS, *(f"user/{name}" for name in ROUTERS)])
 def test_filter_permits_what_the_sources_name(name):
-    """Save setrlimit, for which the C library calls prlimit64, and for kaiso expose what only the lister calls."""
-    spared = {"setrlimit"} | ({"setpriority"} if "expose" in name else set())
-    assert named_calls() - permitted_calls(Unit(name)) <= spared
+    """Save setrlimit, for which the C library calls prlimit64, and what SPARED tells."""
+    assert named_calls() - permitted_calls(Unit(name)) <= {"setrlimit"} | SPARED.get(name, set())
 
 
 @unit_alone
 def test_filter_permits_what_a_router_does(new_router, tmp_path):
     """From its start over an upgrade to its end."""
     trace = tmp_path / "trace"
+    capabilities = with_leases_alone() if os.geteuid() == 0 and can_lease() else not_almighty()
     router = new_router(
-        wrapper=("strace", "-D", "-f", "-qq", "-o", str(trace)), env={"RUNTIME_DIRECTORY": str(tmp_path)},
+        wrapper=(*capabilities, "strace", "-D", "-f", "-qq", "-o", str(trace)), env={"RUNTIME_DIRECTORY": str(tmp_path)},
     )
     assert (tmp_path / "control").is_socket()
     router.echo("foo")

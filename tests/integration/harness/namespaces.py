@@ -48,6 +48,21 @@ def not_almighty():
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
+CAP_LEASE = 1 << 28
+
+
+def can_lease():
+    """Whether a program that the test starts can be given the right to ask who is writing any file that it reads."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return any(line.startswith("CapEff:") and int(line.split()[1], 16) & CAP_LEASE for line in file)
+
+
+def with_leases_alone(*words):
+    """Before a program: no capability but that to take leases, as kaiso.service gives it. words: more for setpriv(1)."""
+    return ["setpriv", *words, "--bounding-set=-all,+lease", "--inh-caps=-all,+lease", "--ambient-caps=-all,+lease",
+            "--no-new-privs"]
+
+
 def public_kaiso(directory):
     """A copy of the program, and of what it preloads, where every user may run it: /root is closed to others."""
     for path in (Path(KAISO), Path(KAISO).with_name("libkaiso-preload.so")):

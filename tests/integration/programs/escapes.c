@@ -101,6 +101,8 @@ static void try_arguments(int other)
 
 	tell("tiocsti", ioctl(terminal, TIOCSTI, "#"));
 	tell("setflags", ioctl(file, FS_IOC_SETFLAGS, &flags));
+	tell("lease", fcntl(file, F_SETLEASE, F_RDLCK));
+	fcntl(file, F_SETLEASE, F_UNLCK);
 	tell("setlease", fcntl(file, F_SETLEASE, F_WRLCK));
 	fcntl(file, F_SETLEASE, F_UNLCK); /* or the attempts below would end this by SIGIO */
 	tell("setown", fcntl(terminal, F_SETOWN, other));
