@@ -215,7 +215,7 @@ def test_a_writer_who_pauses(new_router, who, owner):
     router.open("foo").expect_closed()
     with open(router.path(".kaiso"), "wb") as file:
         client = router.open("foo").send(b"x")
-        time.sleep(0.5)
+        time.sleep(0.4)
         file.write(b"deny 127.0.0.1\n")
     client.expect_closed()
     router.wait_session(client, reason="not-allowed")
