@@ -1026,11 +1026,8 @@ static void session_keep_client(struct session *session);
 static void session_leave_verdict(struct session *session);
 
 /* All have been tried, and one had no room. When to try again; 0: not any more. */
-static uint64_t session_next_round_ms(const struct session *session)
+static uint64_t attempt_next_round_ms(struct attempt *attempt, uint64_t now_ms)
 {
-	struct attempt *attempt = session_attempt(session);
-	const uint64_t now_ms = session->worker->loop.now_ms;
-
 	if (!attempt_again(attempt, now_ms))
 		return 0;
 	return MIN(now_ms + MIN((uint64_t)attempt->round * ROUND_WAIT_MS, (uint64_t)ROUND_WAIT_MAX_MS),
@@ -1058,7 +1055,7 @@ static bool session_tries_another(struct session *session, int error)
 	session->retry_shift = 0;
 	loop_timer_cancel(&session->worker->loop, &session->timer);
 	if (!attempt_failed(attempt, error, session->worker->loop.now_ms)) {
-		round_ms = session_next_round_ms(session);
+		round_ms = attempt_next_round_ms(attempt, session->worker->loop.now_ms);
 		if (round_ms == 0)
 			return false;
 	}
