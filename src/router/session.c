@@ -1026,8 +1026,11 @@ static void session_keep_client(struct session *session);
 static void session_leave_verdict(struct session *session);
 
 /* All have been tried, and one had no room. When to try again; 0: not any more. */
-static uint64_t attempt_next_round_ms(struct attempt *attempt, uint64_t now_ms)
+static uint64_t session_next_round_ms(const struct session *session)
 {
+	struct attempt *attempt = session_attempt(session);
+	const uint64_t now_ms = session->worker->loop.now_ms;
+
 	if (!attempt_again(attempt, now_ms))
 		return 0;
 	return MIN(now_ms + MIN((uint64_t)attempt->round * ROUND_WAIT_MS, (uint64_t)ROUND_WAIT_MAX_MS),
@@ -1055,7 +1058,7 @@ static bool session_tries_another(struct session *session, int error)
 	session->retry_shift = 0;
 	loop_timer_cancel(&session->worker->loop, &session->timer);
 	if (!attempt_failed(attempt, error, session->worker->loop.now_ms)) {
-		round_ms = attempt_next_round_ms(attempt, session->worker->loop.now_ms);
+		round_ms = session_next_round_ms(session);
 		if (round_ms == 0)
 			return false;
 	}
@@ -2106,6 +2109,7 @@ static void state_image_of(const struct session *session, struct session_image *
 						     session->handover_deadline_ms;
 		break;
 	case SESSION_VERDICT:
+		numbers[IMAGE_PROXY] = session->is_exposed ? PROXY_NONE : session_proxy_version(session);
 		numbers[IMAGE_DEADLINE_MS] =
 			session_attempt(session) ? session_attempt(session)->deadline_ms : 0;
 		numbers[IMAGE_FLAGS] |= session->chain ? IMAGE_HAS_CHAIN : 0u;

@@ -58,7 +58,7 @@ enum image_number {
 	IMAGE_LIST_SENT,       /* how much of it is */
 	IMAGE_IDLE_TIMEOUT_MS, /* RELAY: of its service's own options, and 1; 0 for none of its own */
 	IMAGE_FILE_LENGTH,     /* so many bytes of IMAGE_PATH name its file; 0 for all of them */
-	IMAGE_PROXY,           /* DIAL: the enum proxy_version that its service is told by */
+	IMAGE_PROXY,           /* DIAL, VERDICT: the enum proxy_version that its service is told by */
 	IMAGE_COMMON_NUMBERS,
 	IMAGE_UP = 32, /* WAY_NUMBERS of them */
 	IMAGE_DOWN = 48,
