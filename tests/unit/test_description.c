@@ -250,6 +250,9 @@ static const struct invalid_case invalid_cases[] = {
 	{ BYTES("sock\nbackend host:80 /\n"), 2, "a mount beside a target that is none" },
 	{ BYTES("host:1 /\nbackend other:1 /\nbackend other:1 a\n"), 3,
 	  "a mount beside a target that is none" },
+	{ BYTES("sock passfd\nproxy v1\n"), 2, "no header of the PROXY protocol can be sent ahead" },
+	{ BYTES("sock passfd:80\nabout x\nproxy v2\n"), 3,
+	  "no header of the PROXY protocol can be sent ahead" },
 };
 
 static void assert_invalid(const char *bytes, size_t length, unsigned line, const char *reason)

@@ -135,6 +135,7 @@ static void test_sessions_that_cannot_be(void **state)
 		{ IMAGE_REFUSAL, SESSION_REASON_COUNT },
 		{ IMAGE_LIMIT, 100 },
 		{ IMAGE_RETRY_SHIFT, 8 },
+		{ IMAGE_PROXY, PROXY_V2 + 1 },
 		{ IMAGE_SERVICE, 0 },
 		{ IMAGE_SERVICE, SERVICE_UNKNOWN + 1 },
 		{ IMAGE_SERVICE, SERVICE_SRV + 2 },
