@@ -14,7 +14,6 @@ from harness.exposer import Exposer, FirstKaiso
 from harness.router import run_kaiso
 from harness.stream import noise
 
-
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 FRONT = ("--proxy-from", "127.0.0.1")
 
@@ -137,13 +136,20 @@ def test_much_behind_the_header(router):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_before_the_line_to_another_kaiso(router, version):
-    """And the verdict is ours: the other one is asked plainly."""
+    """Its verdict is asked for behind the header; and so is the service, where it knows no verdicts."""
     kaiso = router.backend_tcp()
     router.describe("foo", f"{kaiso.address} there/bar\nproxy {version}\n")
     client = router.open(".kaiso/open foo").send(b"hello")
     peer = kaiso.accept()
+    expect(peer, VERSIONS[version](*ends_of(client)), b".kaiso/open there/bar\r\n")
+    router.signal(signal.SIGUSR2)
+    router.wait_log(msg="upgraded")
+    peer.close()
+    peer = kaiso.accept()
     expect(peer, VERSIONS[version](*ends_of(client)), b"there/bar\r\n", b"hello")
     assert client.receive_line() == b"+\r\n"
+    client = router.open("foo").send(b"hello")
+    expect(kaiso.accept(), VERSIONS[version](*ends_of(client)), b"there/bar\r\n", b"hello")
 
 
 def test_of_a_directory_and_none(router):
