@@ -287,31 +287,6 @@ def test_upgrade_while_the_verdict_is_awaited(asked, answer):
     assert client.receive(8) == b"+\r\nhello"
 
 
-@pytest.mark.parametrize("answer", ["+", "-", "end"])
-def test_upgrade_between_several_targets(router, answer):
-    """The one that was asked stays the one."""
-    port, holder = closed_port()
-    kaiso, other = router.backend_tcp(), router.backend_tcp()
-    with holder:
-        router.describe("near", f"127.0.0.1:{port} /\nbackend {kaiso.address} /\nbackend {other.address} /\n")
-        client = router.connect().send(b".kaiso/open near/far\nahead")
-        peer = kaiso.accept()
-        assert peer.receive_line() == b".kaiso/open far\r\n"
-        _upgrade(router)
-    if answer == "-":
-        peer.send(b"-unavailable words\r\n")
-        expect_refusal(client, "unavailable")
-        return
-    if answer == "end":
-        peer.close()
-        peer = kaiso.accept()
-        assert peer.receive(5) == b"far\r\n"
-    else:
-        peer.send(b"+\r\n")
-    assert peer.receive(5) == b"ahead"
-    assert client.receive(3) == b"+\r\n"
-
-
 # ---- programs
 
 def test_connect_tells_it(new_router):
