@@ -85,6 +85,7 @@ static void catalog_forget(struct catalog *catalog, struct service *service)
 		return;
 	list_remove(&service->unused);
 	catalog->unused_count--;
+	catalog->unused_bytes -= service->size;
 	service_discard(service);
 }
 
@@ -112,6 +113,7 @@ void service_ref(struct service *service)
 	if (service->references++ == 0 && !list_is_empty(&service->unused)) {
 		list_remove(&service->unused);
 		service->catalog->unused_count--;
+		service->catalog->unused_bytes -= service->size;
 	}
 }
 
@@ -127,7 +129,9 @@ void service_unref(struct service *service)
 		return;
 	}
 	list_append(&catalog->unused, &service->unused);
-	if (++catalog->unused_count > CATALOG_UNUSED_MAX)
+	catalog->unused_count++;
+	catalog->unused_bytes += service->size;
+	while (catalog->unused_count > CATALOG_UNUSED_MAX || catalog->unused_bytes > CATALOG_UNUSED_BYTES_MAX)
 		catalog_forget(catalog, CONTAINER_OF(catalog->unused.next, struct service, unused));
 }
 
@@ -265,6 +269,7 @@ static struct service *service_alloc(struct catalog *catalog, const struct servi
 				     .kind = plan->kind,
 				     .path_length = plan->path_length,
 				     .file_length = plan->file_length,
+				     .size = sizeof(*service) + targets + texts,
 				     .target_count = plan->target_count };
 	service->hash = catalog_path_hash(plan->path, plan->path_length);
 	service->free_task.run = service_free;
@@ -281,6 +286,11 @@ const char *target_key(const struct target *target)
 	return target->kind == SERVICE_SOCKET ? target->socket_path : target->text;
 }
 
+struct backend_group *service_group(const struct service *service, struct backends *backends)
+{
+	return backends_group(backends, service->path, service->file_length);
+}
+
 /* Where there is a choice: how each target is doing, and whose turn it is. */
 static bool service_join(struct service *service, struct backends *backends)
 {
@@ -288,7 +298,7 @@ static bool service_join(struct service *service, struct backends *backends)
 
 	if (!service->has_choice)
 		return true;
-	service->group = backends_group(backends, service->path, service->path_length);
+	service->group = service_group(service, backends);
 	for (size_t i = 0; service->target_count > 1 && i < service->target_count; i++) {
 		struct target *target = &service->targets[i];
 		const char *key = target_key(target);

@@ -25,7 +25,9 @@
 #include "router/turns.h"
 
 #define CATALOG_BUCKETS 1024
-#define CATALOG_UNUSED_MAX 1024 /* services without a session that are remembered */
+#define CATALOG_UNUSED_MAX 1024 /* services without a session that are remembered, as long as they have */
+#define CATALOG_UNUSED_BYTES_MAX \
+	(2u << 20) /* in all: what lies in a mount has the names that clients give it */
 
 enum service_kind {
 	SERVICE_UNKNOWN, /* nothing usable lies there; only named in logs */
@@ -86,6 +88,7 @@ struct service {
 	struct backend_group *group; /* where there is a choice */
 	size_t path_length;
 	size_t file_length;  /* so many bytes of the path name its file; fewer for a MOUNT */
+	size_t size;         /* of the whole, with its texts */
 	const char *path;    /* as the client says it, terminated */
 	const char *options; /* its option lines, as they stand in its file */
 	size_t target_count; /* 1 or more */
@@ -100,6 +103,7 @@ struct catalog {
 	struct service *buckets[CATALOG_BUCKETS];
 	struct list unused; /* oldest first */
 	size_t unused_count;
+	size_t unused_bytes;
 	char *buffer; /* for reading descriptions and building paths */
 };
 
@@ -156,6 +160,9 @@ struct service *catalog_unknown(struct catalog *catalog, const char *path, size_
 
 /* "unix", "tcp", "kaiso", "passfd", "mount", "srv", or NULL for SERVICE_UNKNOWN. Static. */
 const char *service_kind_name(enum service_kind kind);
+
+/* What its sessions share: those of a mount, whatever they ask for in it. A reference; NULL when out of memory. */
+struct backend_group *service_group(const struct service *service, struct backends *backends);
 
 /* service->hash of a path. */
 uint64_t catalog_path_hash(const char *path, size_t length);

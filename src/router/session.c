@@ -723,8 +723,7 @@ static enum step session_refuse_service(struct session *session, int error,
 /* What it counts for, by `max-sessions`: its file, whatever lies behind that. A reference, or NULL when out of memory. */
 static struct backend_group *session_group(const struct session *session)
 {
-	return backends_group(&session->worker->shared->backends, session->service->path,
-			      session->service->file_length);
+	return service_group(session->service, &session->worker->shared->backends);
 }
 
 /* Counts the session for its service, where that has a limit. SESSION_DONE, or why it may not go on. */
@@ -1708,20 +1707,33 @@ static bool session_was_connected(const struct session *session, enum session_re
 	return session->state == SESSION_RELAY || reason == SESSION_HANDED_OVER;
 }
 
+/* What a client asks for in a mount may be any name: all of it counts for the mount, under the name that lists have for
+ * it. */
+static struct service_stats *session_service_stats(const struct session *session)
+{
+	const struct service *service = session->service;
+	struct stats *stats = &session->worker->stats;
+	size_t length;
+
+	if (!service || service->kind == SERVICE_UNKNOWN)
+		return NULL;
+	length = MIN(service->file_length + (service->kind == SERVICE_MOUNT), service->path_length);
+	return stats_service(stats, service->path, length,
+			     length == service->path_length ? service->hash :
+							      catalog_path_hash(service->path, length),
+			     service->kind);
+}
+
 static void session_count(const struct session *session, enum session_reason reason)
 {
 	struct worker *worker = session->worker;
-	const struct service *service = session->service;
 	struct stats *stats = &worker->stats;
-	struct service_stats *of_service = NULL;
+	struct service_stats *of_service = session_service_stats(session);
 
 	worker->reason_counts[reason]++;
 	histogram_observe(&stats->duration, session_age_ms(session));
 	stats->sent += relay_way_payload(&session->up);
 	stats->received += relay_way_payload(&session->down);
-	if (service && service->kind != SERVICE_UNKNOWN)
-		of_service = stats_service(stats, service->path, service->path_length, service->hash,
-					   service->kind);
 	if (!of_service)
 		return;
 	if (session_was_connected(session, reason))

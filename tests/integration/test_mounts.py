@@ -1,9 +1,11 @@
 """Mounts (`HOST:PORT SERVICE/`, `HOST:PORT /`): what lies below NAME/ is another router's."""
 
+import json
 import os
 import select
 import signal
 import socket
+import urllib.request
 
 import pytest
 
@@ -11,7 +13,7 @@ from harness.exposer import FirstKaiso
 from harness.router import run_kaiso
 from harness.services import closed_port, echo
 from harness.stream import noise
-from harness.wait import IS_SANITIZED, wait_until
+from harness.wait import DEADLINE, IS_SANITIZED, wait_until
 
 LINE_MAX = 4096
 
@@ -351,9 +353,59 @@ def test_header_goes_first(near):
         assert peer.receive_line() == line
 
 
+def test_turns_and_counts_are_the_mounts(new_router):
+    """All that lies in a mount has one limit, and one turn."""
+    near = new_router()
+    far = [near.backend_tcp(), near.backend_tcp()]
+    near.describe("m", f"{far[0].address} /\nbackend {far[1].address} /\nbalance round-robin\nmax-sessions 3\n")
+    clients = [near.open(f"m/{name}") for name in "abc"]
+    counts = [0, 0]
+    for name in b"abc":
+        ready = select.select([one.listener for one in far], [], [], DEADLINE)[0][0]
+        index = [one.listener for one in far].index(ready)
+        assert far[index].accept().receive_line()[:1] in b"abc"
+        counts[index] += 1
+    assert sorted(counts) == [1, 2]
+    refused(near, "m/d", "limit", limit="max-sessions of the service")
+    upgrade(near)
+    refused(near, "m/e", "limit", limit="max-sessions of the service")
+    clients[0].reset()
+    near.wait_session(clients[0], reason="client-reset")
+    near.open("m/f")
+
+
+def test_sessions_are_counted_for_the_mount(new_router, far):
+    """Clients name what lies in it, as they like: that must not become lines of what is counted."""
+    near = new_router("--http", "127.0.0.1:0")
+    near.describe("m", f"{far.address} d/\n")
+    for name in ("echo", "nothing", "e f", ""):
+        with near.open(f"m/{name}").end() as client:
+            client.receive_all()
+    address = near.log.find(msg="ready")[0]["http"]
+    with urllib.request.urlopen(f"http://{address}/status.json", timeout=DEADLINE) as answer:
+        counted = json.load(answer)["services"]
+    assert [(one["service"], one["kind"], one["sessions"]) for one in counted] == [("m/", "mount", 4)], counted
+
+
+def test_names_in_a_mount_are_not_remembered_without_end(new_router):
+    """Clients that ask for long names that nobody has, in a mount with many targets, cost no memory."""
+    near = new_router("--threads", "1")
+    port, holder = closed_port()
+    near.describe("m", f"127.0.0.1:{port} /\n" + f"backend 127.0.0.1:{port} /\n" * 20)
+    with holder:
+        for round in range(2):
+            for number in range(200):
+                with near.open(f"m/{round}{number:03}" + "x" * 4000) as client:
+                    client.expect_closed()
+            near.settle()
+            if round == 0:
+                before = near.rss()
+    assert near.rss() < before + (4 << 20) or IS_SANITIZED
+
+
 # ---- upgrades
 
-def _upgrade(router):
+def upgrade(router):
     count = len(router.log.find(msg="upgraded")) + 1
     router.signal(signal.SIGUSR2)
     router.log.wait(count, msg="upgraded")
@@ -365,7 +417,7 @@ def test_upgrade(near, far):
     listed = near.connect()
     assert listed.line("some/").receive_list() == far.list("d/")
     for router in (near, far, near):
-        _upgrade(router)
+        upgrade(router)
         for client in clients:
             client.exchange(noise(50_000))
         assert listed.line("d/").receive_list() == far.list("d/")
@@ -384,7 +436,7 @@ def test_upgrade_while_it_is_dialled(new_router, line, there):
     fillers = backend.fill_backlog()
     client = near.connect().send(line.encode() + b"\r\nahead")
     near.settle()
-    _upgrade(near)
+    upgrade(near)
     for filler in fillers:
         filler.close()
     backend.listener.listen(128)
