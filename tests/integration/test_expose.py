@@ -922,9 +922,9 @@ def test_help():
         assert (result.returncode, result.stderr) == (0, b"")
         assert b"Usage: kaiso expose [OPTIONS] KAISO SERVICE LISTEN" in result.stdout
         for option in (b"--threads", b"--connect-timeout", b"--idle-timeout", b"--drain-timeout", b"--max-sessions",
-                       b"--log-level", b"--log-format", b"--relay-up"):
+                       b"--log-level", b"--log-format", b"--relay-up", b"--request-timeout"):
             assert option in result.stdout
-        for option in (b"--services", b"--no-verbs", b"--max-lists", b"--request-timeout"):
+        for option in (b"--services", b"--no-verbs", b"--max-lists"):
             assert option not in result.stdout
     assert run_kaiso("expose", "--version").stdout.startswith(b"kaiso ")
 
