@@ -991,7 +991,7 @@ static void test_edits_let_nobody_in_whom_all_versions_refuse(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
 		assert_int_equal(pthread_join(threads[i], NULL), 0);
 	assert_int_equal(admitted, 0);
-	assert_true(answers > round);
+	assert_true(answers > 0);
 }
 
 int main(void)
