@@ -1744,12 +1744,24 @@ static void session_count(const struct session *session, enum session_reason rea
 	of_service->received += relay_way_payload(&session->down);
 }
 
+/* Makes room for another one. */
+static void session_uncount(struct session *session)
+{
+	limits_end_session(&session->worker->shared->limits, session_counted_peer(session));
+	if (!session->extra || !session->extra->counted)
+		return;
+	backends_group_end(session->extra->counted);
+	backends_group_unref(STEAL_PTR(session->extra->counted));
+}
+
 void session_end(struct session *session, enum session_reason reason)
 {
 	struct loop *loop = &session->worker->loop;
 
 	if (session->state == SESSION_ENDED)
 		return;
+	/* First: whoever sees this end and comes again, on whichever thread, is let in. */
+	session_uncount(session);
 	session_close_manner(session, reason);
 	/* At once, for it tells both sides; and out of epoll, as nobody else has these open files. */
 	cleanup_close(&session->client.fd);
@@ -1783,9 +1795,6 @@ static void session_free_extra(struct session_extra *extra)
 {
 	if (extra->attempt)
 		attempt_end(extra->attempt);
-	if (extra->counted)
-		backends_group_end(extra->counted);
-	backends_group_unref(extra->counted);
 	free(extra->attempt);
 	free(extra->origin);
 	free(extra);
@@ -1798,7 +1807,6 @@ static void session_free(struct session *session)
 	loop_timer_cancel(&worker->loop, &session->timer);
 	relay_way_deinit(&session->up, &worker->pool);
 	relay_way_deinit(&session->down, &worker->pool);
-	limits_end_session(&worker->shared->limits, session_counted_peer(session));
 	if (session->extra)
 		session_free_extra(session->extra);
 	service_unref(session->service);
