@@ -848,6 +848,9 @@ static int look_open(struct look *look)
 	look->known = catalog_recall(look->catalog, catalog_path_hash(look->path, look->length), look->path,
 				     look->length);
 	r = look_find(look);
+	/* What is wrong with a service tells that it is there. */
+	if (r < 0 && r != -ENOENT && r != -EAGAIN && !policy_admits(look->directory, look->client))
+		r = -EPERM;
 	policy_unref(look->directory);
 	service = *look->service;
 	if (r == 0 && !policy_admits(service->policy, look->client))

@@ -113,3 +113,18 @@ def test_lists_leave_out_what_lies_below_an_invalid_file(router):
     client.expect_closed()
     router.describe("d/.kaiso", "allow 127.0.0.1\n")
     assert names(router.list()) == ["d/e/bar", "d/foo", "open"]
+
+
+@pytest.mark.parametrize("content", ["\n", "localhost:1\nalow 127.0.0.1\n", "x" * 70000])
+def test_what_is_wrong_with_a_service_is_told_to_nobody_who_may_not_see_it(ruled, content):
+    ruled.describe("h/wrong", content)
+    for line in [b"h/wrong\r\n", b".kaiso/open h/wrong\r\n"]:
+        client, other = ruled.connect(source=NEIGHBOUR), ruled.connect(source=NEIGHBOUR)
+        client.send(line)
+        other.send(line.replace(b"wrong", b"nothing"))
+        assert client.receive_all() == other.receive_all()
+        ruled.wait_session(client, reason="not-allowed")
+    client = ruled.connect()
+    client.send(b"h/wrong\r\n")
+    client.expect_closed()
+    ruled.wait_session(client, reason="invalid")
