@@ -176,9 +176,11 @@ struct draft {
 	bool is_detailed;
 	const union addr *client;
 	struct trail trail;
-	unsigned patience_ms; /* what is left of it */
-	bool is_personal;     /* a rule had a say in it */
-	bool has_left_out;    /* something that others may see */
+	struct policy *judged; /* a reference: the directory's policy that was judged last, */
+	bool is_admitted;      /* and how: there may be thousands of rules, and of entries */
+	unsigned patience_ms;  /* what is left of it */
+	bool is_personal;      /* a rule had a say in it */
+	bool has_left_out;     /* something that others may see */
 	struct lister_text *text;
 	size_t size; /* of its bytes */
 };
@@ -241,6 +243,21 @@ static bool draft_wait(struct draft *draft)
 	return true;
 }
 
+/* May the client see what lies directly in a directory, and has no rules of its own? */
+static bool draft_admits(struct draft *draft, struct policy *directory)
+{
+	if (!directory || directory->rule_count == 0)
+		return true;
+	draft->is_personal = true;
+	if (directory == draft->judged)
+		return draft->is_admitted;
+	policy_ref(directory);
+	policy_unref(draft->judged);
+	draft->judged = directory;
+	draft->is_admitted = policy_admits(directory, draft->client);
+	return draft->is_admitted;
+}
+
 /* What cannot be judged is left out, with all that is below it. */
 static int draft_enter(struct draft *draft, const struct listing_entry *entry)
 {
@@ -252,10 +269,13 @@ static int draft_enter(struct draft *draft, const struct listing_entry *entry)
 		r = trail_enter(&draft->trail, entry->directory_fd, entry->path, entry->path_length, &error,
 				file);
 	} while (r == -EAGAIN && draft_wait(draft));
-	if (r == 0 || (r < 0 && listing_error_is_exhaustion(-r)))
+	if (r < 0 && listing_error_is_exhaustion(-r))
 		return r;
+	/* It may be empty, and is as none all the same. */
+	if (r == 0 && draft_admits(draft, trail_last(&draft->trail)))
+		return 0;
 	draft->has_left_out = true;
-	return LISTING_SKIP;
+	return r == 0 ? 0 : LISTING_SKIP;
 }
 
 /* What a list says of an entry. */
@@ -282,8 +302,12 @@ static int draft_describe(struct draft *draft, const struct listing_entry *entry
 	}
 	if (r < 0)
 		return r;
-	draft->is_personal = draft->is_personal || (summary->is_valid && summary->has_rules);
-	r = summary_admits(summary, directory, draft->client);
+	if (summary->is_valid && summary->has_rules) {
+		draft->is_personal = true;
+		r = summary_admits(summary, directory, draft->client);
+	} else {
+		r = draft_admits(draft, directory);
+	}
 	if (r < 0)
 		return r;
 	said->is_listed = r > 0;
@@ -303,10 +327,8 @@ static int draft_judge(struct draft *draft, const struct listing_entry *entry, s
 	*said = (struct draft_entry){ .kind = DESCRIPTION_UNIX,
 				      .is_valid = true,
 				      .about = directory ? directory->about : "" };
-	if (directory && directory->rule_count > 0)
-		draft->is_personal = true;
 	if (entry->kind == LISTING_SOCKET)
-		said->is_listed = policy_admits(directory, draft->client);
+		said->is_listed = draft_admits(draft, directory);
 	else
 		r = draft_describe(draft, entry, directory, said);
 	if (r == 0 && !said->is_listed)
@@ -429,6 +451,7 @@ static int lister_write(struct lister *lister, const struct list *batch, const s
 	summaries_begin(lister->summaries);
 	result = listing_walk(lister->services, wish->directory, wish->directory_length, draft_visit, &draft);
 	trail_deinit(&draft.trail);
+	policy_unref(draft.judged);
 	if (result >= 0 && draft_is_secret(&draft, wish))
 		result = -ENOENT;
 	*is_personal = draft.is_personal;

@@ -87,8 +87,13 @@ int trail_enter_silent(struct trail *trail, const char *directory, size_t length
 	return 0;
 }
 
+struct policy *trail_last(const struct trail *trail)
+{
+	return trail->depth > 0 ? trail->steps[trail->depth - 1].policy : NULL;
+}
+
 struct policy *trail_policy(struct trail *trail, const char *path, size_t length)
 {
 	trail_leave_to(trail, parent_length(path, length));
-	return trail->depth > 0 ? trail->steps[trail->depth - 1].policy : NULL;
+	return trail_last(trail);
 }

@@ -32,6 +32,9 @@ int trail_enter(struct trail *trail, int fd, const char *directory, size_t lengt
 /* After such an error: the walk goes on, as if that directory's file said nothing. */
 int trail_enter_silent(struct trail *trail, const char *directory, size_t length);
 
+/* The policy of the directory that was entered last; the same otherwise. */
+struct policy *trail_last(const struct trail *trail);
+
 /* The policy of the directory in which what has this path stands; borrowed until the next trail_enter(). NULL where
  * nothing is said. */
 struct policy *trail_policy(struct trail *trail, const char *path, size_t length);

@@ -128,3 +128,12 @@ def test_what_is_wrong_with_a_service_is_told_to_nobody_who_may_not_see_it(ruled
     client.send(b"h/wrong\r\n")
     client.expect_closed()
     ruled.wait_session(client, reason="invalid")
+
+
+def test_directory_that_is_empty_is_not_seen_either(ruled):
+    ruled.mkdir("h/empty")
+    assert names(ruled.list("h/empty/")) == []
+    client = ruled.connect(source=NEIGHBOUR)
+    client.send(b"h/empty/\r\n")
+    client.expect_closed()
+    ruled.wait_session(client, reason="not-found")
