@@ -232,6 +232,12 @@ static int take_endpoint(struct settings *settings, const char *word)
 			return usage_error();
 		}
 	}
+	/* The log names endpoints, and everybody sees the words of a command. */
+	if (strchr(word, '@')) {
+		fputs("kaiso mirror: no user or password in an ENDPOINT: see --user and --password-file\n",
+		      stderr);
+		return usage_error();
+	}
 	if (number == ENDPOINTS_MAX) {
 		fprintf(stderr, "kaiso mirror: there may be %d ENDPOINTs at most\n", ENDPOINTS_MAX);
 		return usage_error();

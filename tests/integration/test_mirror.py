@@ -638,6 +638,7 @@ def test_unit_permits_what_it_does(etcd, prefix, new_mirror, tmp_path):
     (["ftp://a:1", "/p/", "d"], "ENDPOINT 'ftp://a:1': expected http://HOST:PORT"),
     (["a:1,,b:1", "/p/", "d"], "ENDPOINT '': expected http://HOST:PORT"),
     (["http://a:1/\r\nX: y", "/p/", "d"], "an ENDPOINT is of printable ASCII"),
+    (["http://root:secret@a:1", "/p/", "d"], "no user or password in an ENDPOINT"),
     (["--timeout", "0", "http://a:1", "/p/", "d"], "--timeout '0': expected a number with a unit"),
     (["--cacert", "f", "https://a:1,b:1", "/p/", "d"], "are for https:// endpoints, and 'http://b:1' is none"),
     (["--user", "u", "a:1", "/p/", "d"], "--user and --password-file go together"),
