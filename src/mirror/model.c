@@ -98,6 +98,8 @@ enum path_verdict model_path_check(const char *path, size_t length)
 		return PATH_TOO_LONG;
 	if (length > options_length && memcmp(path + length - options_length, options, options_length) == 0)
 		verdict = path_check(path, length - options_length);
+	else if (length > PATH_LENGTH_MAX - options_length) /* what guards it has to find room beside it */
+		verdict = PATH_TOO_LONG;
 	else
 		verdict = path_check(path, length);
 	return verdict == PATH_OK ? check_bounds(path, length) : verdict;
