@@ -477,7 +477,7 @@ def test_counts_of_mounts_after_an_upgrade(new_router, tmp_path):
     router.wait_session(client)
     upgrade(router)
     services = status(str(tmp_path / "control"))["services"]
-    assert [(one["service"], one["sessions"]) for one in services] == [("m/foo", 1)]
+    assert [(one["service"], one["sessions"]) for one in services] == [("m/", 1)]
 
 
 # ---- limits of services
