@@ -23,7 +23,7 @@ LINE = "service"
 ATTACKS = (
     ("slow lines", "slow-lines", "", 4000, ()),
     ("lists never read", "unread-lists", "", 500, ()),
-    ("connections", "connections", "", 10_000, ()),
+    ("connections", "connections", "", 10_000, ("--max-sessions", "15000")),  # or all others are refused, as they should be
     ("connections over a limit", "connections", "", 10_000, ("--max-sessions-per-address", "100")),
     ("loop", "requests", "x", 100, ()),
     ("loop through two", "requests", "z", 50, ("--max-sessions-per-address", "100")),
